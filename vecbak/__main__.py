@@ -1,0 +1,5 @@
+"""`python -m vecbak`."""
+
+from vecbak.cli import main
+
+main()

@@ -1,0 +1,201 @@
+"""The configuration as frozen structs: keys, defaults and rules; `vecbak.config_file` reads the YAML.
+
+The comments beside the fields are the reference: the JSON Schema in `config/` is generated from here.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from vecbak.postgres.names import TableName, parse_table_name
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Text = Annotated[str, Meta(min_length=1)]
+
+
+class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where the database is; what is absent comes from PG* variables, ~/.pgpass and pg_service.conf.
+
+    See https://www.postgresql.org/docs/current/libpq-envars.html.
+    """
+
+    dsn: Annotated[Text | None, Meta(description="A libpq connection URI or key=value string.")] = None
+    host: Annotated[Text | None, Meta(description="Host name, address, or folder of the Unix socket.")] = None
+    port: Annotated[Port | None, Meta(description="TCP port, or the socket's number.")] = None
+    dbname: Annotated[Text | None, Meta(description="Database.")] = None
+    user: Annotated[Text | None, Meta(description="Role to log in as.")] = None
+    password: Annotated[
+        str | None,
+        Meta(description="Password; reaches the programs through their environment alone. Better: passfile."),
+    ] = None
+    passfile: Annotated[Text | None, Meta(description="A .pgpass file; relative to this file's folder.")] = None
+    service: Annotated[Text | None, Meta(description="A section of pg_service.conf.")] = None
+    sslmode: Annotated[
+        Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] | None,
+        Meta(description="As libpq's sslmode."),
+    ] = None
+    bin_dir: Annotated[
+        Text | None, Meta(description="The folder of psql and pg_dump; otherwise they are looked for.")
+    ] = None
+    embedded: Annotated[
+        Text | None,
+        Meta(
+            description="Instead of a server: the data folder of an embedded PostgreSQL + pgvector, made and started when"
+            " needed (extra `vecbak[embedded]`); relative to this file's folder."
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        given = [
+            key for key in ("dsn", "host", "port", "password", "passfile", "service", "sslmode") if getattr(self, key)
+        ]
+        if self.embedded and given:
+            raise ValueError(f"`embedded` stands instead of a server: remove `{given[0]}`, or remove `embedded`")
+
+
+class VectorTables(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which tables are backed up, and which of them are emptied when asked."""
+
+    supported_tables: Annotated[
+        tuple[Text, ...],
+        Meta(min_length=1, description="Backed up. Written as in SQL: `table` or `schema.table`, quoted if need be."),
+    ] = ("langchain_pg_collection", "langchain_pg_embedding")
+    truncate_tables: Annotated[
+        tuple[Text, ...], Meta(description="Emptied when truncating is asked for; a subset of supported_tables.")
+    ] = ("langchain_pg_embedding",)
+
+    def __post_init__(self) -> None:
+        for key, texts in (("supported_tables", self.supported_tables), ("truncate_tables", self.truncate_tables)):
+            seen: dict[TableName, str] = {}
+            for text in texts:
+                name = parse_table_name(text)
+                if name in seen:
+                    raise ValueError(f"`{key}` names the table {text} twice")
+                seen[name] = text
+        supported = {parse_table_name(text) for text in self.supported_tables}
+        for text in self.truncate_tables:
+            if parse_table_name(text) not in supported:
+                raise ValueError(
+                    f"`truncate_tables` names {text}, which is not among `supported_tables`: it would not be backed up"
+                )
+
+    def supported(self) -> tuple[TableName, ...]:
+        """The tables to back up, in the config's order."""
+        return tuple(parse_table_name(text) for text in self.supported_tables)
+
+    def truncated(self) -> tuple[TableName, ...]:
+        """The tables to empty when asked, as they are named in `supported_tables`, in that order."""
+        truncate = {parse_table_name(text) for text in self.truncate_tables}
+        return tuple(name for name in self.supported() if name in truncate)
+
+
+def _tells_seconds_apart(timestamp_format: str) -> bool:
+    base = datetime(2025, 3, 1, 11, 10, 7)  # noqa: DTZ001 - compared with its like, never shown
+    later = [timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(hours=12), timedelta(days=1)]
+    others = [base + delta for delta in later] + [base.replace(month=4), base.replace(year=2026)]
+    return all(other.strftime(timestamp_format) != base.strftime(timestamp_format) for other in others)
+
+
+class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How and where backups are written."""
+
+    backup_enabled: Annotated[bool, Meta(description="false refuses every backup, and so every truncate.")] = True
+    backup_directory: Annotated[Text, Meta(description="Below the output directory.")] = "vector_bak"
+    format: Annotated[Literal["csv"], Meta(description="Format of the data files.")] = "csv"
+    jobs: Annotated[Count, Meta(le=64, description="Tables copied at the same time.")] = 2
+    timestamp_format: Annotated[
+        str, Meta(description="strftime; digits, _ - and T only, and must tell seconds apart. The backup's id.")
+    ] = "%Y%m%d_%H%M%S"
+    backup_temp_suffix: Annotated[
+        str, Meta(pattern=r"^\.[A-Za-z0-9_-]+$", description="Ending of files that are not finished yet.")
+    ] = ".tmp"
+    min_free_bytes: Annotated[Bytes, Meta(description="What must be left over on the disk, in bytes.")] = 1 << 30
+    min_free_percent: Annotated[
+        float, Meta(ge=0, lt=100, description="What must be left over on the disk, in percent of its size.")
+    ] = 5
+    verify_before_truncate: Annotated[
+        Literal["checksum"], Meta(description="What must be proved before TRUNCATE; checksums always are.")
+    ] = "checksum"
+
+    def __post_init__(self) -> None:
+        folder = PurePosixPath(self.backup_directory)
+        if folder.is_absolute() or ".." in folder.parts or "\0" in self.backup_directory:
+            raise ValueError(
+                "`backup_directory` must be a folder below the output directory: neither absolute nor with `..`"
+            )
+        if self.backup_temp_suffix in {".csv", ".bin", ".dump", ".json", ".sql", ".txt", ".log", ".zst", ".lz4", ".gz"}:
+            raise ValueError(
+                f"`backup_temp_suffix` {self.backup_temp_suffix} is the ending of finished files; `.tmp` is not"
+            )
+        sample = datetime(2025, 7, 20, 12, 10, 7).strftime(self.timestamp_format)  # noqa: DTZ001 - see above
+        if not re.fullmatch(r"[0-9_T-]{1,64}", sample):
+            raise ValueError(f"`timestamp_format` gives {sample!r}; only digits, _ - and T are allowed")
+        if not _tells_seconds_apart(self.timestamp_format):
+            raise ValueError(
+                f"`timestamp_format` gives {sample!r} for more than one second; keep year to second, as %Y%m%d_%H%M%S does"
+            )
+
+
+class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long anything may take, in seconds."""
+
+    connect_seconds: Annotated[Seconds, Meta(description="To connect and log in.")] = 10
+    lock_seconds: Annotated[Seconds, Meta(description="To be granted each table lock at the beginning.")] = 5
+    copy_seconds: Annotated[Seconds, Meta(description="To copy one table (or part).")] = 7200
+    write_block_seconds: Annotated[
+        Seconds, Meta(description="How long writers may be kept waiting by a backup that truncates.")
+    ] = 7200
+    truncate_seconds: Annotated[Seconds, Meta(description="To be granted TRUNCATE's lock, tried again and again.")] = 60
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A whole configuration file."""
+
+    connection: Connection = Connection()
+    vector_tables: VectorTables = VectorTables()
+    backup: Backup = Backup()
+    allow_replicated_truncate: Annotated[
+        bool, Meta(description="true truncates although a publication would carry the TRUNCATE to its subscribers.")
+    ] = False
+    timeouts: Timeouts = Timeouts()
+    tasks_directory: Annotated[
+        Text,
+        Meta(description="With --task-id alone, the output directory is below this; relative to this file's folder."),
+    ] = "data_pipeline/training_data"
+    log_file: Annotated[str, Meta(pattern=r"^[^/\x00]+$", description="The log's name, in the output directory.")] = (
+        "data_pipeline.log"
+    )
+
+    def __post_init__(self) -> None:
+        if self.log_file in {".", ".."}:
+            raise ValueError("`log_file` must be a file name")
+
+
+class LoadedConfig(msgspec.Struct, frozen=True):
+    """A configuration together with the folder that its relative paths start from."""
+
+    config: Config
+    path: Path
+
+    def resolve(self, path: str) -> Path:
+        """A path of the config as an absolute one: relative to the file's own folder, `~` expanded."""
+        return (self.path.parent / Path(path).expanduser()).absolute()
+
+
+def json_schema() -> dict[str, object]:
+    """The JSON Schema of the configuration file (draft 2020-12), for editors."""
+    schema = msgspec.json.schema(Config)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "vecbak configuration",
+        **schema,
+    }

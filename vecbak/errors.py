@@ -1,0 +1,98 @@
+"""What can go wrong, as types; this module imports nothing of vecbak.
+
+Exit codes are part of the command line's contract: shell scripts branch on them.
+"""
+
+from __future__ import annotations
+
+import enum
+import signal
+
+
+class ExitCode(enum.IntEnum):
+    """What `vecbak` tells the shell."""
+
+    DONE = 0
+    DECLINED = 1
+    USAGE = 2
+    CONNECTION = 3
+    REFUSED = 4
+    BACKUP_FAILED = 5
+    TRUNCATE_FAILED = 6
+    BUSY = 7
+    RESTORE_FAILED = 8
+    BUG = 70
+
+
+class VecbakError(Exception):
+    """A failure that vecbak understands: what failed, what the program said, what to do now.
+
+    Args:
+        message: what failed, one sentence without a full stop.
+        hint: what to do now.
+        output: what the program printed (psql, pg_dump, the server); its last lines are shown.
+        result: the operation's result so far, for `--json` (a `vecbak.results.Result`).
+    """
+
+    exit_code = ExitCode.BUG
+
+    def __init__(self, message: str, hint: str = "", *, output: str = "", result: object = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.output = output
+        self.result = result
+
+
+class Declined(VecbakError):
+    """The question was answered no; nothing was done."""
+
+    exit_code = ExitCode.DECLINED
+
+
+class UsageError(VecbakError):
+    """The command line, the configuration, or an unknown BACKUP."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConnectionFailed(VecbakError):
+    """No connection, or no login."""
+
+    exit_code = ExitCode.CONNECTION
+
+
+class Refused(VecbakError):
+    """Preflight said no; nothing was done, and no byte was written."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class BackupFailed(VecbakError):
+    """The backup or its verification failed; nothing was truncated."""
+
+    exit_code = ExitCode.BACKUP_FAILED
+
+
+class TruncateFailed(VecbakError):
+    """TRUNCATE failed after a good backup; the backup is kept and the rows are still there."""
+
+    exit_code = ExitCode.TRUNCATE_FAILED
+
+
+class Busy(VecbakError):
+    """Another run, or a lock, was in the way before anything was done."""
+
+    exit_code = ExitCode.BUSY
+
+
+class Interrupted(BaseException):
+    """SIGINT, SIGTERM or SIGHUP; a BaseException so that no `except Exception` swallows it.
+
+    Args:
+        signum: the signal's number; the exit code is 128 + signum.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum

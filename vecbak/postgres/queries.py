@@ -1,0 +1,223 @@
+"""The SQL that vecbak speaks, as pure functions; each returns one JSON value where it returns anything.
+
+DESIGN.md section 2 says why each statement stands where it stands.
+"""
+
+from __future__ import annotations
+
+from vecbak.postgres.catalog import Table
+from vecbak.postgres.names import TableName, quote_literal
+
+ADVISORY_CLASS = 0x76656362  # "vecb": the upper half of the advisory keys, the table's oid is the lower
+
+# https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-TABLES
+CONFLICTING_MODES = {
+    "ACCESS SHARE": ("AccessExclusiveLock",),
+    "SHARE ROW EXCLUSIVE": (
+        "RowExclusiveLock",
+        "ShareUpdateExclusiveLock",
+        "ShareLock",
+        "ShareRowExclusiveLock",
+        "ExclusiveLock",
+        "AccessExclusiveLock",
+    ),
+    "ACCESS EXCLUSIVE": (
+        "AccessShareLock",
+        "RowShareLock",
+        "RowExclusiveLock",
+        "ShareUpdateExclusiveLock",
+        "ShareLock",
+        "ShareRowExclusiveLock",
+        "ExclusiveLock",
+        "AccessExclusiveLock",
+    ),
+}
+
+
+def pinned_settings(server_version: int) -> dict[str, str]:
+    """The settings that a backup's content, or its survival, depends on; the same that pg_dump pins.
+
+    Args:
+        server_version: server_version_num, e.g. 180004.
+    """
+    settings = {
+        "statement_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        "client_encoding": "UTF8",
+        "DateStyle": "ISO",
+        "IntervalStyle": "postgres",
+        "TimeZone": "UTC",
+        "extra_float_digits": "3",
+        "row_security": "off",
+        "synchronize_seqscans": "off",
+    }
+    if server_version >= 140000:
+        settings["client_connection_check_interval"] = "1s"
+    if server_version >= 170000:
+        settings["transaction_timeout"] = "0"
+    return settings
+
+
+def begin(server_version: int, *, isolation: str, access: str, application: str, lock_seconds: float) -> str:
+    """Open a transaction and pin its settings; SET LOCAL, so that a transaction-pooling pooler keeps them with us.
+
+    Args:
+        isolation: READ COMMITTED or REPEATABLE READ.
+        access: READ ONLY or READ WRITE.
+        application: for pg_stat_activity.
+        lock_seconds: lock_timeout.
+    """
+    settings = {
+        **pinned_settings(server_version),
+        "lock_timeout": f"{round(lock_seconds * 1000)}ms",
+        "application_name": application,
+    }
+    pins = [f"SET LOCAL {name} = '{value}';" for name, value in settings.items()]
+    return "\n".join([f"BEGIN ISOLATION LEVEL {isolation} {access};", *pins])
+
+
+def lock_table(table: str, mode: str) -> str:
+    """Ask for one table lock without ending psql if it is not granted."""
+    return (
+        f"SAVEPOINT vecbak_lock;\n\\set ON_ERROR_STOP off\nLOCK TABLE {table} IN {mode} MODE;\n\\set ON_ERROR_STOP on"
+    )
+
+
+RELEASE_LOCK = "RELEASE SAVEPOINT vecbak_lock;"
+ROLLBACK_LOCK = "ROLLBACK TO SAVEPOINT vecbak_lock;"
+
+
+def resolve(tables: list[TableName]) -> str:
+    """Which tables the names mean, and whether it is they that we have locked."""
+    rows = ", ".join(f"({position}, to_regclass({quote_literal(name.sql)}))" for position, name in enumerate(tables))
+    return f"""
+SELECT json_agg(json_build_object('oid', t.relation::oid::bigint, 'locked', EXISTS (
+    SELECT FROM pg_catalog.pg_locks l
+    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = t.relation::oid AND l.granted)
+  ) ORDER BY t.position)
+FROM (VALUES {rows}) AS t(position, relation);
+"""
+
+
+def advisory_locks(oids: list[int]) -> str:
+    """Try a transaction-level advisory lock for each oid; the oids that somebody else holds."""
+    keys = ", ".join(f"({oid}, pg_try_advisory_xact_lock({(ADVISORY_CLASS << 32) | oid}))" for oid in sorted(oids))
+    return f"SELECT coalesce(json_agg(t.oid), '[]') FROM (VALUES {keys}) AS t(oid, granted) WHERE NOT t.granted;"
+
+
+def blockers(relation: str, mode: str) -> str:
+    """Who holds, or waits for, what conflicts with a lock on a table.
+
+    pg_blocking_pids() knows only of the moment of waiting (https://www.postgresql.org/docs/current/functions-info.html);
+    by the time that lock_timeout has ended the wait, pg_locks tells the same.
+    """
+    modes = ", ".join(f"'{item}'" for item in CONFLICTING_MODES[mode])
+    return f"""
+SELECT coalesce(json_agg(json_build_object('pid', l.pid, 'mode', l.mode, 'granted', l.granted, 'user', a.usename,
+    'application', a.application_name, 'client', host(a.client_addr), 'state', a.state,
+    'seconds', round(extract(epoch FROM clock_timestamp() - a.xact_start)))
+  ORDER BY l.granted DESC, a.xact_start), '[]')
+FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'relation' AND l.relation = to_regclass({quote_literal(relation)})::oid
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND l.pid IS DISTINCT FROM pg_backend_pid() AND l.mode IN ({modes});
+"""
+
+
+def advisory_holders(oids: list[int]) -> str:
+    """Who holds vecbak's advisory locks on these oids."""
+    ids = ", ".join(str(oid) for oid in oids)
+    return f"""
+SELECT coalesce(json_agg(DISTINCT l.pid), '[]') FROM pg_catalog.pg_locks l
+WHERE l.locktype = 'advisory' AND l.classid = {ADVISORY_CLASS}::oid AND l.objid IN ({ids}) AND l.objsubid = 1 AND l.granted
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database());
+"""
+
+
+def count_rows(table: Table) -> str:
+    """The table's rows, in this statement's snapshot."""
+    return f"SELECT count(*) FROM {table.source};"
+
+
+def sample_row_bytes(table: Table, rows: int) -> str:
+    """The mean width of a row as text, in bytes, from about a hundred rows spread over the table."""
+    percent = 100 if rows <= 200 else max(0.0001, min(100, 20_000 / rows))
+    row = f"ROW({table.column_list})::text"
+    return f"""
+SELECT json_build_object('rows', count(*), 'bytes', coalesce(avg(octet_length(s.r)), 0))
+FROM (SELECT {row} AS r FROM {table.source} TABLESAMPLE SYSTEM ({percent:.6f}) LIMIT 200) AS s;
+"""
+
+
+def first_row_bytes(table: Table) -> str:
+    """The same from the first rows, for when the sample was empty."""
+    row = f"ROW({table.column_list})::text"
+    return f"""
+SELECT json_build_object('rows', count(*), 'bytes', coalesce(avg(octet_length(s.r)), 0))
+FROM (SELECT {row} AS r FROM {table.source} LIMIT 100) AS s;
+"""
+
+
+def import_snapshot(snapshot: str) -> str:
+    """See what the guard saw (https://www.postgresql.org/docs/current/sql-set-transaction.html)."""
+    return f"SET TRANSACTION SNAPSHOT {quote_literal(snapshot)};\nSET LOCAL search_path = '';"
+
+
+def lock_nowait(tables: list[Table]) -> str:
+    """ACCESS SHARE on all tables or an error: a worker that waited in the queue could wait for ever."""
+    return f"LOCK TABLE {', '.join(table.source for table in tables)} IN ACCESS SHARE MODE NOWAIT;"
+
+
+def identify(tables: list[Table]) -> str:
+    """Our backend, and the oids that the qualified names mean now."""
+    names = ", ".join(f"{quote_literal(table.sql)}::regclass::oid::bigint" for table in tables)
+    return f"SELECT json_build_object('pid', pg_backend_pid(), 'oids', json_build_array({names}));"
+
+
+def copy_to_file(table: Table, file: str) -> str:
+    """psql's \\copy of a table into a file of its working directory; columns named, so that generated ones stay out.
+
+    Args:
+        file: a name without quotes or backslashes, as `vecbak.backups.files` makes them.
+    """
+    return f"\\copy (SELECT {table.column_list} FROM {table.source}) to '{file}' with (format csv, header true)"
+
+
+def copy_progress(pids: list[int]) -> str:
+    """Rows copied so far by each backend (pg_stat_progress_copy, PostgreSQL 14+)."""
+    return f"""
+SELECT pg_stat_clear_snapshot();
+SELECT coalesce(json_object_agg(pid, tuples_processed), '{{}}') FROM pg_catalog.pg_stat_progress_copy
+WHERE pid IN ({", ".join(str(pid) for pid in pids)});
+"""
+
+
+def truncate(tables: list[Table], lock_seconds: float) -> str:
+    """TRUNCATE all tables in one statement, never CASCADE, without ending psql if the lock is not granted."""
+    names = ", ".join(table.sql for table in tables)
+    return (
+        f"SET LOCAL lock_timeout = '{round(lock_seconds * 1000)}ms';\nSAVEPOINT vecbak_truncate;\n"
+        f"\\set ON_ERROR_STOP off\nTRUNCATE TABLE {names} CONTINUE IDENTITY RESTRICT;\n\\set ON_ERROR_STOP on"
+    )
+
+
+ROLLBACK_TRUNCATE = "ROLLBACK TO SAVEPOINT vecbak_truncate;"
+
+
+def after_truncate(tables: list[Table]) -> str:
+    """What must hold before COMMIT: rows left, how many of our tables are locked; and our transaction's id."""
+    counts = ", ".join(f"(SELECT count(*) FROM {table.sql})" for table in tables)
+    oids = ", ".join(str(table.oid) for table in tables)
+    return f"""
+SELECT json_build_object('rows', json_build_array({counts}), 'xid', pg_current_xact_id()::text, 'locked', (
+  SELECT count(DISTINCT relation) FROM pg_catalog.pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'
+    AND mode = 'AccessExclusiveLock' AND granted AND relation IN ({oids})));
+"""
+
+
+COMMIT = "\\set QUIET off\nCOMMIT;\n\\set QUIET on"
+
+
+def transaction_status(xid: str) -> str:
+    """committed, aborted or in progress (https://www.postgresql.org/docs/current/functions-info.html)."""
+    return f"SELECT to_json(pg_xact_status({quote_literal(xid)}::xid8));"

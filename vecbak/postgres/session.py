@@ -1,0 +1,172 @@
+"""One long-lived psql, driven through its standard input: requests go in, marked answers come out.
+
+ON_ERROR_STOP is on, so that an error ends psql and with it the transaction; that holds for a failed \\copy too, which
+leaves :ERROR false (https://www.postgresql.org/docs/current/app-psql.html#APP-PSQL-VARIABLES).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vecbak.errors import VecbakError
+from vecbak.postgres.runner import Process, Runner
+
+_PREFIX = re.compile(r"^psql(?:\.bin)?:<stdin>:\d+: ", re.MULTILINE)
+_SQLSTATE = re.compile(r"^\S+?:  ([0-9A-Z]{5}): ", re.MULTILINE)
+_LOCATION = re.compile(r"^[^\s:]+:  \w+, \w+\.c:\d+\n?", re.MULTILINE)
+
+
+class SessionFailed(VecbakError):
+    """psql ended before it answered: an SQL error, a lost connection, a signal.
+
+    Args:
+        message: what failed.
+        output: what psql printed.
+        sqlstate: PostgreSQL's error code, empty if the error was none of the server's
+            (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+    """
+
+    def __init__(self, message: str, *, output: str = "", sqlstate: str = "") -> None:
+        super().__init__(message, output=output)
+        self.sqlstate = sqlstate
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What psql answered to one request.
+
+    Attributes:
+        text: its standard output.
+        error: whether the last statement failed (only with ON_ERROR_STOP off can that be seen).
+        sqlstate: the last statement's, 00000 for success.
+        row_count: rows of the last statement or \\copy.
+        messages: its standard error, cleaned.
+    """
+
+    text: str
+    error: bool
+    sqlstate: str
+    row_count: int
+    messages: str
+
+
+class Session:
+    """A psql process and the protocol spoken with it.
+
+    Args:
+        process: a psql started with `psql_command`.
+        runner: masks secrets in what psql prints.
+    """
+
+    def __init__(self, process: Process, runner: Runner) -> None:
+        self._process = process
+        self._runner = runner
+        self._mark = uuid.uuid4().hex
+
+    @property
+    def pid(self) -> int:
+        """psql's process id."""
+        return self._process.pid
+
+    def ask(self, request: str, *, timeout: float, step: str) -> Answer:
+        """Send statements and psql commands, and wait for all of them.
+
+        Args:
+            request: complete statements and meta-commands.
+            timeout: seconds; then the query is cancelled and psql ended.
+            step: what is being done, for messages.
+
+        Raises:
+            SessionFailed: psql ended, or did not answer in time.
+        """
+        data = f"{request}\n\\echo '{self._mark}' :ERROR :SQLSTATE :ROW_COUNT\n".encode("utf-8", "surrogateescape")
+        end = re.compile(rf"^{self._mark} (\S+) (\S+) (\S+)\n".encode(), re.MULTILINE)
+        output = self._process.output
+        searched = 0
+
+        def answered() -> bool:
+            nonlocal searched
+            found = end.search(output, searched)
+            searched = max(0, len(output) - 128) if not found else searched
+            return found is not None
+
+        in_time = self._process.exchange(data, time.monotonic() + timeout, answered)
+        match = end.search(output)
+        if not match:
+            raise self._failure(step, None if in_time else timeout)
+        text = output[: match.start()].decode("utf-8", "surrogateescape")
+        error, sqlstate, rows = (group.decode() for group in match.groups())
+        del output[: match.end()]
+        messages = self._take_messages()
+        return Answer(
+            text.rstrip("\n"), error == "true", sqlstate, int(rows) if rows.isdigit() else 0, _clean(messages)
+        )
+
+    def ask_json(self, query: str, *, timeout: float, step: str) -> Any:
+        """Run statements of which the last gives one JSON value, and decode it."""
+        return json.loads(self.ask(query, timeout=timeout, step=step).text or "null")
+
+    def interrupt(self) -> None:
+        """Cancel what the server is doing for this session."""
+        self._process.signal(signal.SIGINT)
+
+    def close(self) -> None:
+        """End psql by closing its input, so that the server ends the transaction without COMMIT; killed if it does not end."""
+        self._process.close_descriptor(self._process.stdin)
+        if self._process.wait(1) is None:
+            self._process.stop()
+        self._process.close()
+
+    def kill(self) -> None:
+        """End psql now, cancelling what the server is doing for it."""
+        self._process.stop()
+
+    def _take_messages(self) -> str:
+        messages = self._runner.mask(self._process.errors.decode("utf-8", "replace"))
+        self._process.errors.clear()
+        return messages
+
+    def _failure(self, step: str, timed_out_after: float | None) -> SessionFailed:
+        code = self._process.stop() if timed_out_after is not None else self._process.wait(5)
+        if code is None:
+            code = self._process.stop()
+        messages = self._take_messages()
+        self._process.close()
+        state = _SQLSTATE.search(_PREFIX.sub("", messages))
+        if timed_out_after is not None:
+            message = f"{step} took longer than {timed_out_after:g} s and was cancelled"
+        elif code < 0:
+            message = f"{step} failed: psql was ended by {signal.Signals(-code).name}"
+        else:
+            message = f"{step} failed"
+        return SessionFailed(message, output=_clean(messages), sqlstate=state.group(1) if state else "")
+
+
+def open_session(
+    runner: Runner, command: list[str], *, folder: Path | None = None, environment: Mapping[str, str]
+) -> Session:
+    """Start psql; it connects on its own, and the first request tells whether it could.
+
+    Args:
+        command: from `vecbak.postgres.programs.psql_command`.
+        folder: its working directory.
+        environment: e.g. PGPASSWORD.
+
+    Raises:
+        ProgramMissing: psql cannot be run.
+    """
+    return Session(runner.start(command, folder=folder, environment=environment), runner)
+
+
+def _clean(messages: str) -> str:
+    """psql's messages as a person wants them: without its line numbers, codes and source locations."""
+    text = _LOCATION.sub("", _PREFIX.sub("", messages))
+    return _SQLSTATE.sub(lambda match: match.group().replace(f" {match.group(1)}: ", " "), text).strip()

@@ -1,0 +1,101 @@
+"""A worker: a psql session that sees the guard's snapshot and copies tables into files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vecbak.errors import Busy
+from vecbak.postgres import queries
+from vecbak.postgres.catalog import Table
+from vecbak.postgres.connection import Endpoint
+from vecbak.postgres.guard import ANSWER_SECONDS
+from vecbak.postgres.programs import Installation, psql_command
+from vecbak.postgres.runner import Runner
+from vecbak.postgres.session import Session, SessionFailed, open_session
+
+
+class Worker:
+    """One session inside the guard's snapshot; made by `open_worker`, in the thread that goes on to use it."""
+
+    def __init__(self, session: Session, backend_pid: int) -> None:
+        self._session = session
+        self.backend_pid = backend_pid
+
+    def count(self, table: Table, *, timeout: float) -> int:
+        """The table's rows under the snapshot."""
+        return int(self._session.ask_json(queries.count_rows(table), timeout=timeout, step=f"counting {table.name}"))
+
+    def copy(self, table: Table, file: str, *, timeout: float) -> int:
+        r"""`\copy` the table into a file of the session's folder; the rows that psql says it copied.
+
+        Raises:
+            SessionFailed: the copy failed (the server, the disk, a signal) or took longer than `timeout` seconds.
+        """
+        answer = self._session.ask(queries.copy_to_file(table, file), timeout=timeout, step=f"copying {table.name}")
+        return answer.row_count
+
+    def close(self) -> None:
+        """End the session and with it its locks."""
+        self._session.close()
+
+    def kill(self) -> None:
+        """End the session at once."""
+        self._session.kill()
+
+
+def open_worker(
+    runner: Runner,
+    endpoint: Endpoint,
+    installation: Installation,
+    *,
+    folder: Path,
+    snapshot: str,
+    server_version: int,
+    tables: Sequence[Table],
+    connect_seconds: float,
+    lock_seconds: float,
+) -> Worker:
+    r"""Connect, import the snapshot, and lock every table at once or not at all.
+
+    Args:
+        folder: psql's working directory, where `\copy` writes.
+        snapshot: from the guard.
+        server_version: the guard's server_version_num.
+        tables: all tables of the run.
+
+    Raises:
+        Busy: something queued between guard and worker (a migration's ALTER TABLE).
+        SessionFailed: no connection, or the snapshot is gone because the guard is.
+    """
+    session = open_session(
+        runner, psql_command(installation, endpoint.conninfo), folder=folder, environment=endpoint.environment
+    )
+    request = "\n".join(
+        [
+            queries.begin(
+                server_version,
+                isolation="REPEATABLE READ",
+                access="READ ONLY",
+                application="vecbak worker",
+                lock_seconds=lock_seconds,
+            ),
+            queries.import_snapshot(snapshot),
+            queries.lock_nowait(list(tables)),
+            queries.identify(list(tables)),
+        ]
+    )
+    try:
+        identity = session.ask_json(request, timeout=connect_seconds + ANSWER_SECONDS, step="opening a worker")
+    except SessionFailed as error:
+        if error.sqlstate == "55P03":
+            raise Busy(
+                "something that needs the tables for itself (a migration's ALTER TABLE?) came between",
+                "Let it finish, then run vecbak again.",
+                output=error.output,
+            ) from None
+        raise
+    if identity["oids"] != [table.oid for table in tables]:
+        session.kill()
+        raise Busy("a table was replaced while the backup began", "Run vecbak again.")
+    return Worker(session, int(identity["pid"]))

@@ -1,0 +1,1 @@
+"""Backups on disk: file names, manifests, logs."""

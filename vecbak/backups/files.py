@@ -1,0 +1,352 @@
+"""Files of a backup: their names, and their way from `.tmp` to final, with nothing believed that was not looked at.
+
+A run claims its backup id by creating the manifest's `.tmp` and holding an flock on it until it ends: while the lock
+is held the run lives, and what stands under its id without a manifest is nobody's after that (flock(2)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from urllib.parse import quote
+
+from vecbak.backups.csv_records import RecordCounter
+
+MANIFEST_PREFIX = "vector_backup_"
+SCHEMA_PREFIX = "vector_schema_"
+MAXIMUM_NAME_BYTES = 200
+READ_BYTES = 1 << 20
+
+_DATA_ENDING = r"(?:\.part\d+)?\.(?:csv|bin|dump)(?:\.zst|\.lz4|\.gz)?"
+
+
+class FileDamaged(Exception):
+    """A file is not what was written into it; the message names it and says how it differs."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What changes when a file is touched (stat(2))."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Identity:
+        """From a stat result."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True)
+class FinishedFile:
+    """A file under its final name: size in bytes, SHA-256 in hex, records if it is CSV, and what stat said last."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    records: int | None
+    identity: Identity
+
+    def check_untouched(self) -> None:
+        """Compare with the disk.
+
+        Raises:
+            FileDamaged: it is gone, was replaced, or was touched since its checksum was taken.
+        """
+        try:
+            status = os.lstat(self.path)
+        except OSError as error:
+            raise FileDamaged(f"{self.path.name} is gone ({error.strerror})") from None
+        if Identity.of(status) != self.identity:
+            raise FileDamaged(f"{self.path.name} was changed or replaced after its checksum was taken")
+
+
+def encode_table_name(text: str) -> str:
+    """A table's name as files carry it: as the config writes it, all but A-Z a-z 0-9 _ . - percent-encoded.
+
+    At most 200 bytes; a longer one is cut and told apart by a hash.
+    """
+    encoded = quote(text, safe="").replace("~", "%7E")
+    if len(encoded) <= MAXIMUM_NAME_BYTES:
+        return encoded
+    return f"{encoded[: MAXIMUM_NAME_BYTES - 17]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def manifest_name(backup_id: str) -> str:
+    """`vector_backup_20250720_121007.json`."""
+    return f"{MANIFEST_PREFIX}{backup_id}.json"
+
+
+def schema_name(backup_id: str) -> str:
+    """`vector_schema_20250720_121007.sql`."""
+    return f"{SCHEMA_PREFIX}{backup_id}.sql"
+
+
+def data_name(table_text: str, backup_id: str, ending: str) -> str:
+    """`langchain_pg_embedding_20250720_121007.csv`."""
+    return f"{encode_table_name(table_text)}_{backup_id}{ending}"
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents, those that are new readable by us alone."""
+    missing = [folder, *folder.parents]
+    for path in reversed(missing[: next(i for i, path in enumerate(missing) if path.is_dir())]):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync a folder, so that renames in it survive a crash (fsync(2))."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Draft:
+    """A backup that is being written: nothing of it is valid before `publish`, and `discard` leaves nothing of it."""
+
+    def __init__(self, folder: Path, backup_id: str, suffix: str, claim: int) -> None:
+        self.folder = folder
+        self.backup_id = backup_id
+        self._suffix = suffix
+        self._claim = claim
+        self._written: dict[Path, int] = {}
+        self._finished: dict[Path, os.stat_result] = {}
+        self._published = False
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the manifest will be."""
+        return self.folder / manifest_name(self.backup_id)
+
+    def create(self, name: str) -> str:
+        """Create the empty `.tmp` of a file, for a program to write into; returns its name."""
+        path = self.folder / (name + self._suffix)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._written[path] = descriptor
+        return path.name
+
+    def finish(self, name: str, *, csv: bool = False) -> FinishedFile:
+        """Sync, hash, check and rename a file that its program has closed.
+
+        Args:
+            name: as given to `create`.
+            csv: whether to count its CSV records.
+
+        Raises:
+            FileDamaged: it is not the file that was created, or it changed while it was read.
+            OSError: the disk.
+        """
+        path, final = self.folder / (name + self._suffix), self.folder / name
+        descriptor = self._written[path]
+        before = self._same_file(path, descriptor)
+        os.fsync(descriptor)
+        counter = RecordCounter() if csv else None
+        size, sha256 = _read_through(descriptor, counter.feed if counter else None)
+        if counter and not counter.complete:
+            raise FileDamaged(f"{path.name} ends in the middle of a record")
+        if self._same_file(path, descriptor) != before or size != before.size:
+            raise FileDamaged(f"{path.name} changed while its checksum was taken")
+        if os.path.lexists(final):
+            raise FileDamaged(f"{final.name} exists already")
+        path.rename(final)
+        self._finished[final] = os.fstat(descriptor)
+        identity = Identity.of(self._finished[final])
+        os.close(self._written.pop(path))
+        return FinishedFile(final, size, sha256, counter.records if counter else None, identity)
+
+    def publish(self, manifest: bytes) -> FinishedFile:
+        """Write the manifest, last of all: with it the backup is valid.
+
+        Raises:
+            FileDamaged: what was written is not what can be read.
+            OSError: the disk.
+        """
+        sync_folder(self.folder)
+        claim = self.folder / (manifest_name(self.backup_id) + self._suffix)
+        _write_all(self._claim, manifest)
+        self._same_file(claim, self._claim)
+        size, sha256 = _read_through(self._claim, None)
+        if sha256 != hashlib.sha256(manifest).hexdigest():
+            raise FileDamaged(f"{claim.name} does not hold what was written into it")
+        claim.rename(self.manifest_path)
+        self._published = True
+        sync_folder(self.folder)
+        return FinishedFile(self.manifest_path, size, sha256, None, Identity.of(os.fstat(self._claim)))
+
+    def amend(self, manifest: bytes) -> None:
+        """Replace the published manifest by one that says more; at every moment one of the two is there.
+
+        Raises:
+            OSError: the disk; the old one is still there.
+        """
+        name = manifest_name(self.backup_id) + self._suffix
+        descriptor = _claim(self.folder, self.backup_id, self._suffix)
+        if descriptor is None:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        try:
+            _write_all(descriptor, manifest)
+            (self.folder / name).rename(self.manifest_path)
+            sync_folder(self.folder)
+        except OSError:
+            (self.folder / name).unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def withdraw(self) -> None:
+        """Undo `publish`: what stands is no backup any more, and `close` removes it."""
+        if self._published:
+            self.manifest_path.unlink(missing_ok=True)
+            self._published = False
+
+    def close(self) -> None:
+        """End the run's claim; if the backup was not published, remove every file of it."""
+        for path, descriptor in self._written.items():
+            self._remove(path, os.fstat(descriptor))
+            os.close(descriptor)
+        self._written.clear()
+        if self._claim < 0:
+            return
+        if not self._published:
+            for path, status in self._finished.items():
+                self._remove(path, status)
+            self._remove(self.folder / (manifest_name(self.backup_id) + self._suffix), os.fstat(self._claim))
+            with contextlib.suppress(OSError):
+                sync_folder(self.folder)
+        os.close(self._claim)
+        self._claim = -1
+
+    def _remove(self, path: Path, ours: os.stat_result) -> None:
+        # a file that somebody else put there is not ours to remove
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.lstat(path), ours):
+                path.unlink()
+
+    def _same_file(self, path: Path, descriptor: int) -> Identity:
+        try:
+            there = os.lstat(path)
+        except OSError as error:
+            raise FileDamaged(f"{path.name} is gone ({error.strerror})") from None
+        ours = os.fstat(descriptor)
+        if (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino) or not stat.S_ISREG(there.st_mode):
+            raise FileDamaged(f"{path.name} was replaced by another file")
+        return Identity.of(ours)
+
+
+def start_draft(folder: Path, moment: datetime, timestamp_format: str, suffix: str) -> Draft:
+    """Claim a backup id in a folder; of two runs in one second, the later takes the next second that is free.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    while True:
+        backup_id = moment.strftime(timestamp_format)
+        claim = None if _is_taken(folder, backup_id, suffix) else _claim(folder, backup_id, suffix)
+        if claim is not None:
+            return Draft(folder, backup_id, suffix, claim)
+        moment += timedelta(seconds=1)
+
+
+def remove_leftovers(folder: Path, suffix: str) -> list[str]:
+    """Remove what a killed run left: files under an id whose claim nobody holds, and that has no manifest.
+
+    Returns:
+        The names removed.
+    """
+    removed: list[str] = []
+    for claim in sorted(folder.glob(f"{MANIFEST_PREFIX}*.json{suffix}")):
+        backup_id = claim.name.removeprefix(MANIFEST_PREFIX).removesuffix(f".json{suffix}")
+        descriptor = _lock_abandoned(claim)
+        if descriptor is None:
+            continue
+        try:
+            names = [] if (folder / manifest_name(backup_id)).exists() else _names_of(folder, backup_id, suffix)
+            for name in [*names, claim.name]:
+                (folder / name).unlink(missing_ok=True)
+                removed.append(name)
+        finally:
+            os.close(descriptor)
+    return removed
+
+
+def hash_file(path: Path, consume: Callable[[bytes], None] | None = None) -> tuple[int, str]:
+    """Size and SHA-256 of a file, read in constant memory; symbolic links are not followed."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return _read_through(descriptor, consume)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+    os.fsync(descriptor)
+
+
+def _read_through(descriptor: int, consume: Callable[[bytes], None] | None) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    while chunk := os.pread(descriptor, READ_BYTES, size):
+        digest.update(chunk)
+        size += len(chunk)
+        if consume:
+            consume(chunk)
+    return size, digest.hexdigest()
+
+
+def _is_taken(folder: Path, backup_id: str, suffix: str) -> bool:
+    return os.path.lexists(folder / manifest_name(backup_id)) or bool(_names_of(folder, backup_id, suffix))
+
+
+def _claim(folder: Path, backup_id: str, suffix: str) -> int | None:
+    path = folder / (manifest_name(backup_id) + suffix)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink == 1:
+            return descriptor
+    except BlockingIOError:
+        pass  # another run takes it for a leftover, and removes it
+    os.close(descriptor)
+    return None
+
+
+def _lock_abandoned(claim: Path) -> int | None:
+    try:
+        descriptor = os.open(claim, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_nlink == 1:
+            return descriptor
+    except OSError:
+        pass  # its owner lives
+    os.close(descriptor)
+    return None
+
+
+def _names_of(folder: Path, backup_id: str, suffix: str) -> list[str]:
+    pattern = re.compile(rf".+_{re.escape(backup_id)}(?:{_DATA_ENDING}|\.sql)(?:{re.escape(suffix)})?")
+    return sorted(name for name in _listing(folder) if pattern.fullmatch(name))
+
+
+def _listing(folder: Path) -> Iterable[str]:
+    return os.listdir(folder)  # noqa: PTH208 - names are what is wanted

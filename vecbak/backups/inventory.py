@@ -1,0 +1,129 @@
+"""Which backups there are, and which one a BACKUP argument means."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vecbak.backups import manifest as manifests
+from vecbak.backups.files import MANIFEST_PREFIX
+from vecbak.backups.manifest import Manifest
+from vecbak.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+_PAIR = re.compile(r"langchain_pg_(collection|embedding)_([0-9_T-]+)\.csv")
+
+
+@dataclass(frozen=True)
+class FoundBackup:
+    """A manifest on disk."""
+
+    path: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class FoundPair:
+    """Two CSV files that an older, hand-written exporter left: no manifest, so nothing is known of them but names and sizes."""
+
+    collection: Path
+    embedding: Path
+    backup_id: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Both files."""
+        return self.collection.stat().st_size + self.embedding.stat().st_size
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What was found: backups newest first, pairs without a manifest, and manifests that cannot be used, with the reason."""
+
+    backups: tuple[FoundBackup, ...]
+    pairs: tuple[FoundPair, ...]
+    unreadable: tuple[tuple[Path, str], ...]
+
+
+def search_folders(output_dir: Path | None, tasks_directory: Path, backup_directory: str) -> list[Path]:
+    """The folders in which backups are looked for.
+
+    Args:
+        output_dir: `--output-dir`, or a task's folder; only it is searched.
+        tasks_directory: searched with everything below it, as is the current folder itself.
+    """
+    if output_dir is not None:
+        return [path for path in (output_dir, output_dir / backup_directory) if path.is_dir()]
+    here = Path.cwd()
+    below = sorted(Path(root) for root, _, _ in os.walk(tasks_directory))
+    return list(dict.fromkeys(path.resolve() for path in (here, here / backup_directory, *below) if path.is_dir()))
+
+
+def take_inventory(folders: Iterable[Path]) -> Inventory:
+    """Read every manifest in these folders."""
+    backups: list[FoundBackup] = []
+    unreadable: list[tuple[Path, str]] = []
+    pairs: list[FoundPair] = []
+    for folder in folders:
+        for path in sorted(folder.glob(f"{MANIFEST_PREFIX}*.json")):
+            try:
+                backups.append(FoundBackup(path, manifests.read(path)))
+            except UsageError as error:
+                unreadable.append((path, error.message))
+        pairs += _pairs_in(folder)
+    backups.sort(key=lambda found: found.manifest.created_at, reverse=True)
+    known = {(found.path.parent, found.manifest.backup_id) for found in backups}
+    known |= {(path.parent, path.stem.removeprefix(MANIFEST_PREFIX)) for path, _ in unreadable}
+    alone = [pair for pair in pairs if (pair.collection.parent, pair.backup_id) not in known]
+    alone.sort(key=lambda pair: pair.backup_id, reverse=True)
+    return Inventory(tuple(backups), tuple(alone), tuple(unreadable))
+
+
+def find_backup(text: str, folders: Sequence[Path]) -> FoundBackup:
+    """The backup that an argument means: an id, `latest`, or the path of a manifest.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    if "/" in text or text.endswith(".json"):
+        path = Path(text).expanduser().absolute()
+        return FoundBackup(path, manifests.read(path))
+    inventory = take_inventory(folders)
+    if text == "latest":
+        if inventory.backups:
+            return inventory.backups[0]
+        raise UsageError("there is no backup yet", _where(folders))
+    matches = [found for found in inventory.backups if found.manifest.backup_id == text]
+    if not matches:
+        for path, reason in inventory.unreadable:
+            if path.stem.removeprefix(MANIFEST_PREFIX) == text:
+                raise UsageError(f"the backup {text} cannot be used: {reason}")
+        raise UsageError(f"there is no backup {text!r}", _where(folders))
+    if len(matches) > 1:
+        paths = "\n".join(str(found.path) for found in matches)
+        raise UsageError(
+            f"{len(matches)} backups have the id {text}", "Name one by the path of its manifest.", output=paths
+        )
+    return matches[0]
+
+
+def _pairs_in(folder: Path) -> Iterator[FoundPair]:
+    found: dict[str, dict[str, Path]] = {}
+    for path in folder.glob("langchain_pg_*.csv"):
+        match = _PAIR.fullmatch(path.name)
+        if match:
+            found.setdefault(match.group(2), {})[match.group(1)] = path
+    for backup_id, paths in found.items():
+        if len(paths) == 2:
+            yield FoundPair(paths["collection"], paths["embedding"], backup_id)
+
+
+def _where(folders: Sequence[Path]) -> str:
+    places = ", ".join(str(folder) for folder in folders[:5]) or "no folder that exists"
+    more = f" and {len(folders) - 5} more" if len(folders) > 5 else ""
+    return f"Looked in {places}{more}. `vecbak list` shows what there is; --output-dir DIR looks elsewhere."

@@ -1,0 +1,169 @@
+"""The manifest: what makes files a backup. Written last, it names every file with its size, checksum and rows.
+
+It carries a checksum of itself, so that any change of any byte is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from vecbak.errors import UsageError
+from vecbak.postgres.catalog import Server, Table
+
+FORMAT_VERSION = 1
+MAXIMUM_BYTES = 256 << 20
+
+_CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"')
+
+
+class DataFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One data file: its name in the manifest's folder, bytes, SHA-256 in hex, rows without the header."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+    rows: int
+
+
+class SchemaFile(msgspec.Struct, frozen=True, kw_only=True):
+    """The `pg_dump --schema-only` beside the data, for people."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class TableEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One table: what it was, and the files that hold its rows, in order."""
+
+    table: Table
+    rows: int
+    size_bytes: int
+    columns: tuple[str, ...]
+    files: tuple[DataFile, ...]
+    duration: float
+
+
+class Programs(msgspec.Struct, frozen=True, kw_only=True):
+    """Versions of what made the backup."""
+
+    vecbak: str
+    psql: int
+    pg_dump: int
+
+
+class TruncateRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What was truncated after this backup: rows removed by table, and when (UTC)."""
+
+    completed_at: datetime
+    rows_removed: dict[str, int]
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """One backup.
+
+    Attributes:
+        created_at: when its snapshot was taken, UTC; backups are ordered by it.
+        tables: by the name that the config gave.
+        settings: what the sessions had pinned.
+        checksum: SHA-256 of this document with an empty checksum.
+    """
+
+    format_version: int
+    backup_id: str
+    task_id: str
+    created_at: datetime
+    database: str
+    host: str | None
+    port: str | None
+    format: str
+    compression: str
+    server: Server
+    programs: Programs
+    settings: dict[str, str]
+    duration: float
+    tables: dict[str, TableEntry]
+    schema_file: SchemaFile
+    truncated: TruncateRecord | None = None
+    checksum: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables."""
+        return sum(entry.rows for entry in self.tables.values())
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all data files."""
+        return sum(entry.size_bytes for entry in self.tables.values())
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The bytes of a manifest, its checksum filled in."""
+    checksum = hashlib.sha256(_bytes(manifest, "")).hexdigest()
+    return _bytes(manifest, checksum)
+
+
+def with_truncate(manifest: Manifest, record: TruncateRecord) -> Manifest:
+    """The manifest that also says what was truncated."""
+    return msgspec.structs.replace(manifest, truncated=record)
+
+
+def read(path: Path) -> Manifest:
+    """Read a manifest and check it against itself.
+
+    Raises:
+        UsageError: it cannot be read, is no manifest of this version, or was changed.
+    """
+    try:
+        if path.stat().st_size > MAXIMUM_BYTES:
+            raise UsageError(f"{path} is too large for a manifest", "Name a vector_backup_….json.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}", "`vecbak list` shows the backups there are."
+        ) from None
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(
+            f"{path} is no vecbak manifest, or is damaged: {error}", "`vecbak list` shows the backups there are."
+        ) from None
+    if manifest.format_version != FORMAT_VERSION:
+        raise UsageError(
+            f"{path} has format version {manifest.format_version}; this vecbak knows {FORMAT_VERSION}",
+            "Use a newer vecbak.",
+        )
+    if not _is_intact(data):
+        raise UsageError(
+            f"{path} was changed since it was written: its checksum does not agree",
+            "Restore the file from a copy; its data files may still be good.",
+        )
+    _check_names(path, manifest)
+    return manifest
+
+
+def _check_names(path: Path, manifest: Manifest) -> None:
+    names = [file.name for entry in manifest.tables.values() for file in entry.files] + [manifest.schema_file.name]
+    for name in names:
+        if Path(name).name != name or name in {"", ".", ".."} or "\0" in name:
+            raise UsageError(f"{path} names a file outside its own folder: {name!r}", "Do not use this manifest.")
+
+
+def _is_intact(data: bytes) -> bool:
+    # over the bytes as they are, so that a newer vecbak with more fields can check it too
+    found = list(_CHECKSUM.finditer(data))
+    if not found:
+        return False
+    start, end = found[-1].span(1)
+    return hashlib.sha256(data[:start] + data[end:]).hexdigest() == found[-1].group(1).decode()
+
+
+def _bytes(manifest: Manifest, checksum: str) -> bytes:
+    document = msgspec.json.encode(msgspec.structs.replace(manifest, checksum=checksum))
+    return msgspec.json.format(document, indent=1) + b"\n"

@@ -1,0 +1,67 @@
+"""A backup that was verified: the only thing that the truncating function accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import final
+
+from vecbak.backups import manifest as manifests
+from vecbak.backups.files import FileDamaged, FinishedFile
+from vecbak.backups.manifest import Manifest
+from vecbak.errors import UsageError
+
+_KEY = object()
+
+
+@final
+class VerifiedBackup:
+    """Proof that a published backup holds every row that is to be truncated; only `verify` makes one.
+
+    Attributes:
+        manifest: as it was read back from the disk.
+    """
+
+    def __init__(self, key: object, manifest: Manifest, files: tuple[FinishedFile, ...]) -> None:
+        if key is not _KEY:
+            raise TypeError("a VerifiedBackup comes from VerifiedBackup.verify alone")
+        self.manifest = manifest
+        self._files = files
+
+    @classmethod
+    def verify(
+        cls, published: FinishedFile, files: Mapping[str, tuple[FinishedFile, ...]], counts: Mapping[str, int]
+    ) -> VerifiedBackup:
+        """Read the manifest back and hold it against the files and against what the guard counts now.
+
+        Args:
+            published: the manifest's file.
+            files: the finished data files by table; "" for the schema file.
+            counts: rows in the guard now, for every table that is to be truncated.
+
+        Raises:
+            FileDamaged: a file or the manifest is not what was written.
+        """
+        try:
+            manifest = manifests.read(published.path)
+        except UsageError as error:
+            raise FileDamaged(error.message) from None
+        for label, entry in manifest.tables.items():
+            recorded = [(file.name, file.size_bytes, file.sha256) for file in entry.files]
+            if recorded != [(file.path.name, file.size_bytes, file.sha256) for file in files[label]]:
+                raise FileDamaged(f"the manifest does not name the files of {label} as they were written")
+            if entry.rows != sum(file.rows for file in entry.files) or entry.rows != counts.get(label, entry.rows):
+                raise FileDamaged(
+                    f"{label} has {counts.get(label, entry.rows):,} rows now, and {entry.rows:,} in the backup"
+                )
+        backup = cls(_KEY, manifest, (published, *(file for group in files.values() for file in group)))
+        backup.check_untouched()
+        return backup
+
+    def check_untouched(self) -> None:
+        """Look at every file again.
+
+        Raises:
+            FileDamaged: one is gone, was replaced, or was touched since its checksum was taken.
+        """
+        for file in self._files:
+            file.check_untouched()

@@ -1,0 +1,59 @@
+"""What operations return: the one shape that `--json`, the Python API and the HTTP API hand out (DESIGN.md 6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import humanize
+import msgspec
+from msgspec import UNSET, UnsetType
+
+
+class TableBackup(msgspec.Struct, frozen=True, kw_only=True):
+    """One table in a backup: rows, bytes on disk, file names, seconds."""
+
+    success: bool
+    row_count: int
+    file_size: str
+    size_bytes: int
+    backup_file: str | None
+    backup_files: tuple[str, ...]
+    duration: float
+    error: str | UnsetType = UNSET
+
+
+class TableTruncate(msgspec.Struct, frozen=True, kw_only=True):
+    """One table that was to be truncated: rows before and after, seconds."""
+
+    success: bool
+    rows_before: int
+    rows_after: int
+    duration: float
+    error: str | UnsetType = UNSET
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run did; `truncate_performed` says what happened, never what was asked for."""
+
+    backup_performed: bool = False
+    truncate_performed: bool = False
+    backup_id: str | None = None
+    task_id: str | None = None
+    database: str | None = None
+    backup_directory: str | None = None
+    manifest: str | None = None
+    tables_backed_up: dict[str, TableBackup] = {}
+    truncate_results: dict[str, TableTruncate] = {}
+    errors: tuple[str, ...] = ()
+    duration: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts, lists, strings and numbers."""
+        document = msgspec.to_builtins(self)
+        assert isinstance(document, dict)  # noqa: S101 - a struct becomes a dict
+        return document
+
+
+def human_size(size_bytes: int) -> str:
+    """`45.6 KB`: powers of 1024, named as most people name them."""
+    return humanize.naturalsize(size_bytes, binary=True).replace("iB", "B")

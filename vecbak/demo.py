@@ -1,0 +1,174 @@
+"""`vecbak demo`: the main job as a user would do it, on an embedded PostgreSQL with sample documents and vectors."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import random
+import shlex
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vecbak import report
+from vecbak.errors import Refused, VecbakError
+from vecbak.postgres.connection import Endpoint
+from vecbak.postgres.embedded import embedded_server
+from vecbak.postgres.runner import LocalRunner
+
+DIMENSIONS = 256
+COLLECTION = "product_manual"
+
+_TEXTS = [
+    "How to reset the pump after a power cut: press and hold for 5 s.",
+    "The label says \"do not open\", and the customer said: 'why?'",
+    "Первый запуск: проверьте давление, затем откройте кран.",
+    "首次启动前请检查水压，然后缓慢打开阀门。",
+    "起動する前に水圧を確認してください。",
+    "قبل التشغيل الأول، تحقق من ضغط الماء.",
+    "Avant la première mise en service : vérifiez l'étanchéité.",
+    "Emoji in tickets: 🛠️🚿👩🏽‍🔧 — all of them must survive.",
+    "Two lines\nand a third after an empty one:\n\nthe end.",
+    "Tabs\tand backslashes \\ and \\. and commas, and; semicolons",
+    "",
+]
+
+_CONFIG = """\
+connection:
+  embedded: {data}
+vector_tables:
+  supported_tables: [langchain_pg_collection, langchain_pg_embedding]
+  truncate_tables: [langchain_pg_embedding]
+"""
+
+
+def run_demo(directory: Path | None, documents: int) -> None:
+    """Start a server, fill LangChain's tables, then run vecbak's own commands, each shown before its output.
+
+    Args:
+        directory: where to work; it is kept. None: a temporary folder, removed at the end.
+        documents: how many sample documents.
+
+    Raises:
+        Refused: the extra `embedded` is not installed.
+        VecbakError: one of the commands failed.
+    """
+    with contextlib.ExitStack() as stack:
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vecbak-demo-")))
+        directory.mkdir(parents=True, exist_ok=True)
+        data = directory.absolute() / "pgdata"
+        (directory / "vecbak.yaml").write_text(_CONFIG.format(data=data), encoding="utf-8")
+        _say("Starting PostgreSQL 18 with pgvector from PyPI …")
+        endpoint = stack.enter_context(embedded_server(data, dbname=None, user=None, connect_seconds=10))
+        _say(f"Filling LangChain's tables with {documents:,} documents of {DIMENSIONS} dimensions …")
+        fill_langchain_tables(endpoint, documents)
+        shell = _Shell(directory)
+        shell.run("vecbak", "backup", "--task-id", "first_look")
+        shell.run("vecbak", "truncate", "--task-id", "before_reload", "--yes")
+        shell.run("vecbak", "list")
+        shell.run("vecbak", "show", "latest")
+        folder = Path("data_pipeline/training_data/before_reload/vector_bak")
+        shell.run("ls", "-l", str(folder))
+        embedding = next((directory / folder).glob("langchain_pg_embedding_*.csv"))
+        shell.run("sha256sum", str(folder / embedding.name))
+        _say(f"The table is empty, and its {documents:,} rows are in {embedding.name}, verified.")
+
+
+class _Shell:
+    """Shows a command, runs it in the demo's folder, and shows what it printed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._runner = LocalRunner()
+
+    def run(self, *command: str) -> None:
+        report.show_text(f"\n$ {shlex.join(command)}")
+        sys.stdout.flush()
+        argv = (
+            [sys.executable, "-m", "vecbak", *command[1:]]
+            if command[0] == "vecbak"
+            else [f"/usr/bin/{command[0]}", *command[1:]]
+        )
+        done = self._runner.run(
+            argv, timeout=600, folder=self._directory, environment={"VECBAK_CONFIG": "vecbak.yaml", "LC_ALL": "C.UTF-8"}
+        )
+        report.show_text((done.stderr + done.stdout).rstrip())
+        if done.exit_code != 0:
+            raise VecbakError(f"`{shlex.join(command)}` ended with exit code {done.exit_code}", "See its output above.")
+
+
+def fill_langchain_tables(endpoint: Endpoint, documents: int) -> None:
+    """Create and fill `langchain_pg_collection` and `langchain_pg_embedding` through langchain-postgres itself.
+
+    Raises:
+        Refused: langchain-postgres is not installed.
+    """
+    try:
+        with _quiet():
+            from langchain_postgres import PGVector
+    except ImportError:
+        raise Refused(
+            "`vecbak demo` needs the extra `embedded`, which is not installed", "pip install 'vecbak[embedded]'"
+        ) from None
+    parameters = endpoint.parameters
+    url = f"postgresql+psycopg://{parameters['user']}@/{parameters['dbname']}?host={parameters['host']}&port={parameters['port']}"
+    with _quiet():
+        store = PGVector(
+            _no_embeddings(), collection_name=COLLECTION, connection=url, use_jsonb=True, pre_delete_collection=True
+        )
+        for start in range(0, documents, 500):
+            batch = range(start, min(start + 500, documents))
+            store.add_embeddings(
+                texts=[_text(n) for n in batch],
+                embeddings=[sample_vector(n) for n in batch],
+                metadatas=[_metadata(n) for n in batch],
+                ids=[f"doc-{n}" for n in batch],
+            )
+
+
+def sample_vector(number: int) -> list[float]:
+    """A unit vector that depends on the number alone."""
+    source = random.Random(number)
+    values = [source.gauss(0, 1) for _ in range(DIMENSIONS)]
+    length = math.sqrt(sum(value * value for value in values))
+    return [value / length for value in values]
+
+
+def _text(number: int) -> str:
+    text = _TEXTS[number % len(_TEXTS)]
+    return f"{text} (#{number})" if text else ""
+
+
+def _metadata(number: int) -> dict[str, Any]:
+    return {
+        "id": f"doc-{number}",
+        "page": number % 40,
+        "author": None,
+        "tags": ['a "b"', "c,d", "é"],
+        "nested": {"deep": [1, 2.5, True]},
+    }
+
+
+def _no_embeddings() -> Any:
+    from langchain_core.embeddings import DeterministicFakeEmbedding
+
+    return DeterministicFakeEmbedding(size=DIMENSIONS)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    os.environ.setdefault("LANGSMITH_TRACING", "false")
+    logging.getLogger("langchain_postgres").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _say(text: str) -> None:
+    report.show_text(f"\n# {text}")

@@ -1,0 +1,1 @@
+"""What vecbak does, one verb a module; operations neither print nor exit."""

@@ -1,0 +1,63 @@
+"""What an operation is given: the configuration, the way to the database, and the folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vecbak.config import Config
+from vecbak.postgres.connection import Endpoint
+from vecbak.postgres.guard import Guard, open_guard
+from vecbak.postgres.programs import Installation, fitting_installation
+from vecbak.postgres.runner import Runner
+from vecbak.progress import NoProgress, Progress
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run's surroundings.
+
+    Attributes:
+        installations: usable client programs, preferred first.
+        output_dir: the task's folder.
+        folder_ready: called with the output directory as soon as it may be written.
+        clock: the time, with a zone.
+    """
+
+    config: Config
+    endpoint: Endpoint
+    installations: tuple[Installation, ...]
+    runner: Runner
+    output_dir: Path
+    task_id: str
+    progress: Progress = field(default_factory=NoProgress)
+    folder_ready: Callable[[Path], None] = lambda _: None
+    clock: Callable[[], datetime] = _now
+
+    @property
+    def backup_folder(self) -> Path:
+        """Where the backups of this task are."""
+        return self.output_dir / self.config.backup.backup_directory
+
+    def connect(self) -> tuple[Guard, Installation]:
+        """Open a guard with the psql that fits the server.
+
+        Raises:
+            ConnectionFailed: no connection or no login.
+        """
+        seconds = self.config.timeouts.connect_seconds
+        first = self.installations[0]
+        guard = open_guard(self.runner, self.endpoint, first, connect_seconds=seconds)
+        if first.major >= guard.server_major:
+            return guard, first
+        fitting = fitting_installation(self.installations, guard.server_major)
+        if fitting is None:
+            return guard, first  # an older psql speaks to newer servers; only pg_dump does not
+        guard.close()
+        return open_guard(self.runner, self.endpoint, fitting, connect_seconds=seconds), fitting

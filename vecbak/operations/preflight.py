@@ -1,0 +1,162 @@
+"""Preflight: what refuses a backup or a truncate before a byte is written.
+
+Pure judgements over facts that were read under the guard's locks; the messages say what to do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from vecbak.config import Backup
+from vecbak.errors import Refused
+from vecbak.postgres.catalog import Facts, Table
+from vecbak.postgres.names import has_control_characters
+from vecbak.results import human_size
+
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "S": "a sequence",
+    "c": "a composite type",
+    "i": "an index",
+}
+
+
+def check_tables(facts: Facts, truncated: Sequence[Table], *, allow_replicated_truncate: bool) -> list[str]:
+    """Judge what the catalogs say.
+
+    Args:
+        truncated: those of the facts' tables that are to be truncated.
+        allow_replicated_truncate: as in the config.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        Refused: the first thing that stands in the way.
+    """
+    for table in facts.tables:
+        _check_readable(table, facts.server.user)
+    oids = {table.oid for table in truncated}
+    if truncated and facts.server.in_recovery:
+        raise Refused(
+            "the server is a standby, which cannot truncate",
+            "Connect to the primary, or run `vecbak backup` without --truncate.",
+        )
+    for table in truncated:
+        _check_truncatable(table, oids, facts.server.user, allow_replicated_truncate)
+    return [*_warnings(facts, oids)]
+
+
+def _check_readable(table: Table, user: str) -> None:
+    if table.kind not in {"r", "p"}:
+        raise Refused(
+            f"{table.name} is {_KINDS.get(table.kind, 'not a table')}, not a table",
+            "Name tables in vector_tables.supported_tables; what a view shows is in the tables below it.",
+        )
+    if not table.can_select:
+        raise Refused(
+            f"the role {user} may not read {table.name}",
+            f"Let its owner {table.owner} run: GRANT SELECT ON {table.sql} TO {user}",
+        )
+    if table.row_security:
+        raise Refused(
+            f"row-level security would hide rows of {table.name} from the role {user}",
+            f"Use its owner {table.owner}, or a role with BYPASSRLS: ALTER ROLE {user} BYPASSRLS",
+        )
+    if not table.copied_columns:
+        raise Refused(
+            f"{table.name} has no column that can be copied", "Take it out of vector_tables.supported_tables."
+        )
+    for name in (table.schema, table.name, *table.copied_columns):
+        if has_control_characters(name):
+            raise Refused(
+                f"{table.name} has a name with a control character ({name!r})",
+                "Rename it; psql's \\copy cannot say it.",
+            )
+
+
+def _check_truncatable(table: Table, truncated: set[int], user: str, allow_replicated_truncate: bool) -> None:
+    if not table.can_truncate:
+        raise Refused(
+            f"the role {user} may not truncate {table.name}",
+            f"Let its owner {table.owner} run: GRANT TRUNCATE ON {table.sql} TO {user}",
+        )
+    if table.children:
+        raise Refused(
+            f"{table.name} has inheritance children ({', '.join(table.children)}), which TRUNCATE would empty too, without a backup",
+            "Take it out of vector_tables.truncate_tables, or end the inheritance (ALTER TABLE … NO INHERIT).",
+        )
+    outside = [key for key in table.foreign_keys if key.table_oid not in truncated]
+    if outside:
+        keys = ", ".join(f"{key.name} of {key.table}" for key in outside)
+        raise Refused(
+            f"{table.name} cannot be truncated: a foreign key points at it ({keys})",
+            f"Put {outside[0].table} into supported_tables and truncate_tables too, or drop the foreign key; vecbak never uses CASCADE.",
+        )
+    if table.publications and not allow_replicated_truncate:
+        raise Refused(
+            f"a TRUNCATE of {table.name} would be replicated to subscribers (publication {', '.join(table.publications)})",
+            "Set allow_replicated_truncate: true if that is meant, or ALTER PUBLICATION … SET (publish = 'insert, update, delete').",
+        )
+
+
+def _warnings(facts: Facts, truncated: set[int]) -> Iterable[str]:
+    for table in facts.tables:
+        if table.children:
+            yield f"{table.name} has inheritance children ({', '.join(table.children)}); their rows are not in this backup"
+        if table.oid in truncated and table.truncate_triggers:
+            yield f"TRUNCATE of {table.name} fires the trigger {', '.join(table.truncate_triggers)}"
+
+
+def estimate_bytes(table: Table, rows: int, row_bytes: float) -> int:
+    """The size of a table's CSV: rows × sampled width, with a tenth for quotes and for the sample's error."""
+    return round(rows * (row_bytes + 8) * 1.1) if rows else 0
+
+
+def check_space(folder: Path, backup: Backup, estimates: Mapping[str, int], tables: Sequence[Table]) -> None:
+    """Refuse if the disk would not hold the backup and what must be left over.
+
+    pg_total_relation_size alone is wrong both ways: it counts indexes and bloat, and text is larger than stored vectors.
+
+    Args:
+        folder: where the backup goes; need not exist yet.
+        estimates: bytes by table.
+
+    Raises:
+        Refused: with needed, free and missing bytes.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    disk = os.statvfs(existing)
+    free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    estimated = sum(estimates.values())
+    on_server = sum(table.total_bytes for table in tables)
+    left_over = max(backup.min_free_bytes, round(size * backup.min_free_percent / 100))
+    needed = max(estimated, on_server) + left_over
+    if needed > free:
+        raise Refused(
+            f"too little disk space in {existing}: needed {human_size(needed)}, free {human_size(free)}, missing {human_size(needed - free)}",
+            f"The files are estimated at {human_size(estimated)} (the tables take {human_size(on_server)} on the server), and"
+            f" {human_size(left_over)} must be left over (backup.min_free_bytes, min_free_percent). Free some space, or choose"
+            " another --output-dir.",
+        )
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, as far as looking tells.
+
+    Raises:
+        Refused: says which part of the path is in the way.
+    """
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise Refused(
+            f"the backup folder {folder} cannot be made: {existing} is not a folder", "Choose another --output-dir."
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise Refused(
+            f"the backup folder {folder} cannot be written: no permission in {existing}", "Choose another --output-dir."
+        )

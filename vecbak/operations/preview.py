@@ -1,0 +1,102 @@
+"""What is about to happen, read without a lock and without a trace: for the question before a TRUNCATE, and for --dry-run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vecbak.errors import Refused
+from vecbak.operations.job import Job
+from vecbak.postgres.catalog import Facts, Table
+from vecbak.postgres.guard import Guard
+from vecbak.postgres.session import SessionFailed
+
+COUNT_SECONDS = 120.0
+COUNTED_BYTES = 4 << 30  # larger tables are not counted just to ask a question
+BYTES_PER_SECOND = 100e6  # a cautious rate for csv with its checksum; DESIGN.md section 8
+
+
+@dataclass(frozen=True)
+class PreviewedTable:
+    """One table: rows (exact, or estimated where counting takes long), bytes on the server."""
+
+    name: str
+    rows: int
+    estimated: bool
+    bytes: int
+    truncate: bool
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Where, what, and for how many seconds writers will wait."""
+
+    host: str
+    database: str
+    user: str
+    tables: tuple[PreviewedTable, ...]
+    seconds: float
+
+
+def read_facts(job: Job) -> tuple[Facts, int]:
+    """The tables of the config as they are now, and server_version_num; nothing is locked.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+        Refused: a table does not exist.
+    """
+    guard, _ = job.connect()
+    try:
+        guard.begin(writes=False, lock_seconds=job.config.timeouts.lock_seconds)
+        return guard.facts(_existing(guard, job)), guard.server_version
+    except SessionFailed as error:
+        raise Refused(
+            f"the tables could not be read: {error.message}", "See the server's message.", output=error.output
+        ) from None
+    finally:
+        guard.close()
+
+
+def preview(job: Job) -> Preview:
+    """Look at what a truncate would do.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+        Refused: a table does not exist or may not be read.
+    """
+    guard, _ = job.connect()
+    emptied = {str(name) for name in job.config.vector_tables.truncated()}
+    try:
+        guard.begin(writes=False, lock_seconds=job.config.timeouts.lock_seconds)
+        facts = guard.facts(_existing(guard, job))
+        names = [str(name) for name in job.config.vector_tables.supported()]
+        tables = tuple(
+            PreviewedTable(name, *_rows(guard, table), table.total_bytes, name in emptied)
+            for name, table in zip(names, facts.tables, strict=True)
+        )
+    except SessionFailed as error:
+        raise Refused(
+            f"the tables could not be read: {error.message}", "See the server's message.", output=error.output
+        ) from None
+    finally:
+        guard.close()
+    seconds = max(1.0, sum(table.table_bytes for table in facts.tables) * 3 / BYTES_PER_SECOND)
+    host = job.endpoint.parameters.get("host") or "(libpq's default)"
+    return Preview(host, facts.server.database, facts.server.user, tables, seconds)
+
+
+def _rows(guard: Guard, table: Table) -> tuple[int, bool]:
+    if table.table_bytes > COUNTED_BYTES and table.estimated_rows >= 0:
+        return table.estimated_rows, True
+    return guard.count(table, timeout=COUNT_SECONDS), False
+
+
+def _existing(guard: Guard, job: Job) -> list[int]:
+    names = job.config.vector_tables.supported()
+    oids = guard.find(names)
+    for name, oid in zip(names, oids, strict=True):
+        if oid is None:
+            raise Refused(
+                f"the table {name} does not exist",
+                "Check vector_tables in the config, the database, and the role's search_path.",
+            )
+    return [oid for oid in oids if oid is not None]

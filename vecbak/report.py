@@ -1,0 +1,338 @@
+"""The only place that prints: results as text or JSON, progress bars, errors, questions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vecbak.errors import VecbakError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+    from vecbak.backups.inventory import FoundBackup, Inventory
+    from vecbak.operations.preview import Preview
+    from vecbak.results import Result
+
+LAST_LINES = 12
+
+_log = logging.getLogger("vecbak")
+
+
+def is_interactive() -> bool:
+    """Whether somebody sits at a terminal who sees standard error and can answer."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _styled(text: str, code: str, stream: TextIO) -> str:
+    plain = not stream.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\x1b[{code}m{text}\x1b[0m"
+
+
+def show_error(error: VecbakError, mask: Any = lambda text: text) -> None:
+    """Three things: what failed, the last lines that the program printed, what to do now."""
+    print(_styled("Error:", "1;31", sys.stderr), mask(error.message), file=sys.stderr)
+    for line in mask(error.output).splitlines()[-LAST_LINES:]:
+        print(f"  {line}", file=sys.stderr)
+    if error.hint:
+        print(_styled("Hint:", "1;36", sys.stderr), mask(error.hint), file=sys.stderr)
+
+
+def show_line(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr)
+
+
+def show_document(document: Any) -> None:
+    """The one JSON document of `--json`."""
+    json.dump(document, sys.stdout, ensure_ascii=False, indent=2, default=str)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def show_text(text: str) -> None:
+    """Text on standard output."""
+    print(text)
+
+
+def show_result(result: Result, *, truncate_asked: bool) -> None:
+    """The closing summary of a backup or truncate."""
+    from vecbak.results import human_size
+
+    tables = result.tables_backed_up
+    size = human_size(sum(item.size_bytes for item in tables.values()))
+    rows = sum(item.row_count for item in tables.values())
+    print(f"Backup {result.backup_id}: {len(tables)} tables, {rows:,} rows, {size}, {result.duration:.2f} s")
+    width = max((len(name) for name in tables), default=0)
+    for name, item in tables.items():
+        print(
+            f"  {_mark(item.success)} {name:<{width}}  {item.row_count:>11,} rows  {item.file_size:>9}  {item.backup_file}"
+        )
+    if truncate_asked:
+        for name, emptied in result.truncate_results.items():
+            print(f"  {_mark(emptied.success)} {name:<{width}}  {emptied.rows_before:>11,} rows  truncated")
+    else:
+        print("  - nothing was truncated (not asked for)")
+    print(f"  manifest: {result.manifest}")
+
+
+def _mark(success: bool) -> str:
+    return _styled("✓", "32", sys.stdout) if success else _styled("✗", "31", sys.stdout)
+
+
+def ask(preview: Preview) -> bool:
+    """Ask on the terminal whether these tables may be emptied."""
+    from vecbak.results import human_size
+
+    print("About to back up, verify, and then TRUNCATE:", file=sys.stderr)
+    print(f"  host      {preview.host}\n  database  {preview.database} (as {preview.user})", file=sys.stderr)
+    for table in preview.tables:
+        action = _styled("back up and EMPTY", "1;31", sys.stderr) if table.truncate else "back up"
+        print(
+            f"  {table.name}: {'about ' if table.estimated else ''}{table.rows:,} rows, {human_size(table.bytes)}: {action}",
+            file=sys.stderr,
+        )
+    print(
+        f"Writers to the tables to be emptied wait meanwhile, about {preview.seconds:.0f} s; readers wait a moment at the end.",
+        file=sys.stderr,
+    )
+    print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def show_inventory(inventory: Inventory) -> None:
+    """`vecbak list` as text."""
+    from vecbak.results import human_size
+
+    if not inventory.backups and not inventory.pairs and not inventory.unreadable:
+        print("No backups found.")
+        return
+    print(f"{'BACKUP':<20} {'CREATED (UTC)':<20} {'ROWS':>12} {'SIZE':>10}  {'TRUNCATED':<9}  FOLDER")
+    for found in inventory.backups:
+        item = found.manifest
+        when = f"{item.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+        emptied = "yes" if item.truncated else "no"
+        print(
+            f"{item.backup_id:<20} {when:<20} {item.rows:>12,} {human_size(item.size_bytes):>10}  {emptied:<9}  {_short(found.path.parent)}"
+        )
+    for pair in inventory.pairs:
+        print(
+            f"{pair.backup_id:<20} {'no manifest':<20} {'?':>12} {human_size(pair.size_bytes):>10}  {'?':<9}  {_short(pair.collection.parent)}"
+        )
+    for path, reason in inventory.unreadable:
+        print(f"{_styled('unusable:', '31', sys.stdout)} {_short(path)}: {reason}")
+
+
+def inventory_document(inventory: Inventory) -> list[dict[str, Any]]:
+    """`vecbak list --json`: one object a backup, newest first; `status` is ok, no_manifest or unusable."""
+    documents: list[dict[str, Any]] = [backup_document(found) for found in inventory.backups]
+    documents += [
+        {
+            "status": "no_manifest",
+            "backup_id": pair.backup_id,
+            "backup_directory": str(pair.collection.parent),
+            "files": [pair.collection.name, pair.embedding.name],
+            "size_bytes": pair.size_bytes,
+        }
+        for pair in inventory.pairs
+    ]
+    documents += [
+        {"status": "unusable", "manifest": str(path), "error": reason} for path, reason in inventory.unreadable
+    ]
+    return documents
+
+
+def backup_document(found: FoundBackup) -> dict[str, Any]:
+    """One backup, in short."""
+    item = found.manifest
+    return {
+        "status": "ok",
+        "backup_id": item.backup_id,
+        "task_id": item.task_id,
+        "created_at": item.created_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "database": item.database,
+        "format": item.format,
+        "compression": item.compression,
+        "backup_directory": str(found.path.parent),
+        "manifest": str(found.path),
+        "rows": item.rows,
+        "size_bytes": item.size_bytes,
+        "tables": {name: {"rows": entry.rows, "size_bytes": entry.size_bytes} for name, entry in item.tables.items()},
+        "truncated": sorted(item.truncated.rows_removed) if item.truncated else [],
+    }
+
+
+def show_backup(found: FoundBackup, log_entry: str) -> None:
+    """`vecbak show` as text."""
+    from vecbak.results import human_size
+
+    item = found.manifest
+    versions = ", ".join(f"{name} {version}" for name, version in item.server.extensions.items() if name == "vector")
+    facts = {
+        "Backup": item.backup_id,
+        "Task": item.task_id,
+        "Created": f"{item.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, {_age(item.created_at)} ago",
+        "Database": f"{item.database} on {item.host or 'the default host'}, PostgreSQL {item.server.version} ({versions or 'no pgvector'})",
+        "Format": f"{item.format}, compression {item.compression}",
+        "Manifest": str(found.path),
+        "Truncated": ", ".join(item.truncated.rows_removed) if item.truncated else "no",
+    }
+    for name, value in facts.items():
+        print(f"{name + ':':<11}{value}")
+    for label, entry in item.tables.items():
+        print(f"\n{label}: {entry.rows:,} rows, {human_size(entry.size_bytes)}")
+        for file in entry.files:
+            print(f"  {file.name}  {file.rows:,} rows  {human_size(file.size_bytes)}\n    sha256 {file.sha256}")
+        print(f"  columns: {', '.join(f'{column.name} {column.type}' for column in entry.table.columns)}")
+        for index in entry.table.indexes:
+            print(f"  index:   {index.definition}")
+    if log_entry:
+        print(f"\n{log_entry}", end="")
+
+
+def _age(moment: datetime) -> str:
+    import humanize
+
+    return humanize.naturaldelta(datetime.now(UTC) - moment)
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd())) or "."
+    except ValueError:
+        return str(path)
+
+
+class LineProgress:
+    """Progress as log lines, where nobody watches bars."""
+
+    def started(self, table: str, rows: int) -> None:
+        """Say so."""
+        _log.info("copying %s: %s rows", table, f"{rows:,}")
+
+    def advanced(self, table: str, rows: int) -> None:
+        """Only for the log's reader who wants everything."""
+        _log.debug("copying %s: %s rows so far", table, f"{rows:,}")
+
+    def finished(self, table: str, rows: int, size_bytes: int) -> None:
+        """Say so."""
+        _log.info("copied %s: %s rows, %s bytes, checksum taken", table, f"{rows:,}", f"{size_bytes:,}")
+
+    def failed(self, table: str) -> None:
+        """Say so."""
+        _log.error("copying %s failed", table)
+
+
+class BarProgress(LineProgress):
+    """A bar for each table, on a terminal's standard error."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._bars: RichProgress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rows"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> BarProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def started(self, table: str, rows: int) -> None:
+        """A new bar."""
+        super().started(table, rows)
+        self._tasks[table] = self._bars.add_task(table, total=rows)
+
+    def advanced(self, table: str, rows: int) -> None:
+        """Move its bar."""
+        self._bars.update(self._tasks[table], completed=rows)
+
+    def finished(self, table: str, rows: int, size_bytes: int) -> None:
+        """Fill its bar."""
+        super().finished(table, rows, size_bytes)
+        self._bars.update(self._tasks[table], completed=rows)
+
+    def failed(self, table: str) -> None:
+        """Mark its bar."""
+        super().failed(table)
+        if table in self._tasks:
+            self._bars.update(self._tasks[table], description=f"[red]✗ {table}")
+
+
+class _Masked(logging.Formatter):
+    def __init__(self, pattern: str, mask: Any) -> None:
+        super().__init__(pattern)
+        self._mask = mask
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(self._mask(super().format(record)))
+
+
+class LogBook:
+    """The `vecbak` logger's ways out: standard error, and `data_pipeline.log` once its folder may be written.
+
+    Until then its lines are kept in memory: what preflight refuses leaves no byte behind.
+    """
+
+    def __init__(self, *, verbosity: int, interactive: bool) -> None:
+        self.path: Path | None = None
+        self._mask: Any = lambda text: text
+        self._memory = logging.handlers.MemoryHandler(
+            capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False
+        )
+        self._memory.setLevel(logging.DEBUG)
+        console = logging.StreamHandler(sys.stderr)
+        quiet = logging.WARNING if interactive else logging.INFO
+        console.setLevel({-1: logging.ERROR, 0: quiet}.get(verbosity, logging.DEBUG))
+        console.setFormatter(_Masked("%(asctime)s %(levelname)s %(message)s", self.mask))
+        _log.handlers[:] = [console, self._memory]
+        _log.setLevel(logging.DEBUG)
+        _log.propagate = False
+
+    def mask(self, text: str) -> str:
+        """Without secrets."""
+        return str(self._mask(text))
+
+    def mask_with(self, mask: Any) -> None:
+        """Use this from now on."""
+        self._mask = mask
+
+    def open(self, folder: Path, name: str) -> None:
+        """Write what was kept, and everything from now on, to the log file of an output directory.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = folder / name
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        handler = logging.StreamHandler(os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace"))
+        handler.setFormatter(_Masked("%(asctime)s [%(process)d] %(levelname)s %(message)s", self.mask))
+        self._memory.setTarget(handler)
+        self._memory.flush()
+        _log.removeHandler(self._memory)
+        _log.addHandler(handler)
+        self.path = path

@@ -125,9 +125,9 @@ def fill_langchain_tables(endpoint: Endpoint, documents: int) -> None:
         for start in range(0, documents, 500):
             batch = range(start, min(start + 500, documents))
             store.add_embeddings(
-                texts=[_text(n) for n in batch],
+                texts=[sample_text(n) for n in batch],
                 embeddings=[sample_vector(n) for n in batch],
-                metadatas=[_metadata(n) for n in batch],
+                metadatas=[sample_metadata(n) for n in batch],
                 ids=[f"doc-{n}" for n in batch],
             )
 
@@ -140,12 +140,14 @@ def sample_vector(number: int) -> list[float]:
     return [value / length for value in values]
 
 
-def _text(number: int) -> str:
+def sample_text(number: int) -> str:
+    """A document in one of several languages, with quotes, line ends, emoji; sometimes empty."""
     text = _TEXTS[number % len(_TEXTS)]
     return f"{text} (#{number})" if text else ""
 
 
-def _metadata(number: int) -> dict[str, Any]:
+def sample_metadata(number: int) -> dict[str, Any]:
+    """Nested metadata with a null in it."""
     return {
         "id": f"doc-{number}",
         "page": number % 40,

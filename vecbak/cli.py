@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from vecbak import __version__
+from vecbak import __version__, interrupts
 from vecbak.errors import Declined, ExitCode, Interrupted, UsageError, VecbakError
 
 if TYPE_CHECKING:
@@ -47,17 +47,14 @@ class Boundary(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command inside the error boundary."""
-        from vecbak import report
-
+        settings = ctx.obj if isinstance(ctx.obj, Settings) else Settings(0)
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
         except VecbakError as error:
-            if isinstance(ctx.obj, Settings) and ctx.obj.json:
-                report.show_document(_failure_document(error))
-            report.show_error(error, ctx.obj.mask if isinstance(ctx.obj, Settings) else str)
+            _show_failure(ctx.obj or settings, error)
             ctx.exit(int(error.exit_code))
         except Interrupted as interrupt:
-            report.show_line(f"Interrupted by {interrupt}: cleaned up. Every row is where it was.")
+            _show_interrupt(ctx.obj or settings, interrupt)
             ctx.exit(128 + interrupt.signum)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
@@ -66,36 +63,55 @@ class Boundary(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(141)
         except Exception as error:  # noqa: BLE001 - the boundary: what nobody foresaw is a bug, and is reported as one
-            _report_bug(ctx.obj, error)
+            _show_failure(ctx.obj or settings, _bug(ctx.obj or settings, error))
             ctx.exit(int(ExitCode.BUG))
+        if interrupts.pending() is not None:  # it came while COMMIT was on its way; what was reported is done
+            ctx.exit(128 + int(interrupts.pending() or 0))
+        return result
 
 
-def _failure_document(error: VecbakError) -> dict[str, Any]:
-    from vecbak.results import Result
-
-    result = error.result if isinstance(error.result, Result) else Result(errors=(error.message,))
-    return result.to_dict()
-
-
-def _report_bug(settings: Settings | None, error: Exception) -> None:
+def _show_failure(settings: Settings, error: VecbakError) -> None:
     from vecbak import report
 
-    mask: Callable[[str], str] = settings.mask if isinstance(settings, Settings) else str
-    text = mask("".join(traceback.format_exception(error)))
-    path = settings.log.path if isinstance(settings, Settings) and settings.log else None
-    if path is not None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-    else:
+    if settings.json:
+        report.show_document(_failure_document(error.result, error.message))
+    if settings.log:
+        settings.log.record_failure(error)
+    report.show_error(error, settings.mask)
+
+
+def _show_interrupt(settings: Settings, interrupt: Interrupted) -> None:
+    from vecbak import report
+
+    document = _failure_document(interrupt.result, f"interrupted by {interrupt}")
+    if settings.json:
+        report.show_document(document)
+    kept = f" The backup {document['backup_id']} is complete and kept." if document["backup_performed"] else ""
+    text = f"Interrupted by {interrupt}: cleaned up, and nothing was truncated.{kept}"
+    if settings.log:
+        settings.log.record(text)
+    report.show_line(text)
+
+
+def _failure_document(result: object, message: str) -> dict[str, Any]:
+    from vecbak.results import Result
+
+    return (result if isinstance(result, Result) else Result(errors=(message,))).to_dict()
+
+
+def _bug(settings: Settings, error: Exception) -> VecbakError:
+    text = settings.mask("".join(traceback.format_exception(error)))
+    path = settings.log.path if settings.log else None
+    if path is None:
         descriptor, name = tempfile.mkstemp(prefix="vecbak-bug-", suffix=".log")
+        os.close(descriptor)
         path = Path(name)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-    bug = VecbakError(
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+    return VecbakError(
         f"this is probably a bug in vecbak: {type(error).__name__}",
         f"The details are in {path}; please send them to whoever looks after vecbak for you.",
     )
-    report.show_error(bug, mask)
 
 
 @click.group(cls=Boundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -114,8 +130,6 @@ def cli(ctx: click.Context, verbose: int, quiet: bool) -> None:
       vecbak backup                   save the tables
       vecbak truncate --task-id nightly
     """
-    from vecbak import interrupts
-
     interrupts.install()
     ctx.obj = Settings(-1 if quiet else min(verbose, 1))
 
@@ -302,10 +316,11 @@ def _run(
         if truncate and not yes and report.is_interactive() and not report.ask(preview(job)):
             raise Declined("the answer was not yes; nothing was done", "Answer y, or use --yes.")
         result = back_up(job, truncate=truncate)
-    if as_json:
-        report.show_document(result.to_dict())
-    else:
-        report.show_result(result, truncate_asked=truncate)
+    with interrupts.shielded():  # what is done is reported
+        if as_json:
+            report.show_document(result.to_dict())
+        elif settings.verbosity >= 0:
+            report.show_result(result, truncate_asked=truncate)
 
 
 def _start_log(settings: Settings, as_json: bool) -> LogBook:

@@ -194,6 +194,9 @@ class LoadedConfig(msgspec.Struct, frozen=True):
 def json_schema() -> dict[str, object]:
     """The JSON Schema of the configuration file (draft 2020-12), for editors."""
     schema = msgspec.json.schema(Config)
+    for field in schema["$defs"]["Config"]["properties"].values():
+        if "$ref" in field:  # a section whose keys are all commented out is null to YAML
+            field["anyOf"] = [{"$ref": field.pop("$ref")}, {"type": "null"}]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "vecbak configuration",

@@ -103,7 +103,8 @@ def _parse(path: Path, text: str) -> object:
         return {}
     if not isinstance(document, dict):
         raise UsageError(f"{path}: expected keys and values, found {_kind(document)}", _HINT)
-    return document
+    # a section whose keys are all commented out, as in the starter file, is null to YAML
+    return {key: value for key, value in document.items() if value is not None}
 
 
 def _fill_in(value: object, environment: Mapping[str, str], path: Path, key: str) -> object:

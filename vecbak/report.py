@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import os
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vecbak.results import Result
 
 LAST_LINES = 12
+LINE_SECONDS = 30.0
 
 _log = logging.getLogger("vecbak")
 
@@ -69,7 +71,8 @@ def show_result(result: Result, *, truncate_asked: bool) -> None:
     tables = result.tables_backed_up
     size = human_size(sum(item.size_bytes for item in tables.values()))
     rows = sum(item.row_count for item in tables.values())
-    print(f"Backup {result.backup_id}: {len(tables)} tables, {rows:,} rows, {size}, {result.duration:.2f} s")
+    count = "1 table" if len(tables) == 1 else f"{len(tables)} tables"
+    print(f"Backup {result.backup_id}: {count}, {rows:,} rows, {size}, {result.duration:.2f} s")
     width = max((len(name) for name in tables), default=0)
     for name, item in tables.items():
         print(
@@ -213,13 +216,18 @@ def _short(path: Path) -> str:
 class LineProgress:
     """Progress as log lines, where nobody watches bars."""
 
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
     def started(self, table: str, rows: int) -> None:
         """Say so."""
         _log.info("copying %s: %s rows", table, f"{rows:,}")
 
     def advanced(self, table: str, rows: int) -> None:
-        """Only for the log's reader who wants everything."""
-        _log.debug("copying %s: %s rows so far", table, f"{rows:,}")
+        """Say so now and then."""
+        if time.monotonic() - self._told >= LINE_SECONDS:
+            self._told = time.monotonic()
+            _log.info("copying %s: %s rows so far", table, f"{rows:,}")
 
     def finished(self, table: str, rows: int, size_bytes: int) -> None:
         """Say so."""
@@ -234,6 +242,7 @@ class BarProgress(LineProgress):
     """A bar for each table, on a terminal's standard error."""
 
     def __init__(self) -> None:
+        super().__init__()
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -301,6 +310,8 @@ class LogBook:
     def __init__(self, *, verbosity: int, interactive: bool) -> None:
         self.path: Path | None = None
         self._mask: Any = lambda text: text
+        self._verbosity = verbosity
+        self._file: logging.Handler | None = None
         self._memory = logging.handlers.MemoryHandler(
             capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False
         )
@@ -330,9 +341,21 @@ class LogBook:
         path = folder / name
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         handler = logging.StreamHandler(os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace"))
+        handler.setLevel(logging.DEBUG if self._verbosity > 0 else logging.INFO)
         handler.setFormatter(_Masked("%(asctime)s [%(process)d] %(levelname)s %(message)s", self.mask))
+        handler.addFilter(lambda record: record.levelno >= handler.level)  # what was kept in memory too
         self._memory.setTarget(handler)
         self._memory.flush()
         _log.removeHandler(self._memory)
         _log.addHandler(handler)
-        self.path = path
+        self.path, self._file = path, handler
+
+    def record(self, text: str, level: int = logging.WARNING) -> None:
+        """Write to the log file alone; nothing if there is none."""
+        if self._file:
+            self._file.handle(logging.LogRecord("vecbak", level, __file__, 0, text, None, None))
+
+    def record_failure(self, error: VecbakError) -> None:
+        """The same three things that the terminal shows."""
+        output = "".join(f"\n  {line}" for line in error.output.splitlines())
+        self.record(f"{error.message}{output}\n  Hint: {error.hint}", logging.ERROR)

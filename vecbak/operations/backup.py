@@ -24,11 +24,12 @@ from vecbak.backups.files import (
 from vecbak.backups.manifest import DataFile, Manifest, Programs, SchemaFile, TableEntry, TruncateRecord
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.errors import BackupFailed, Busy, Interrupted, Refused, VecbakError
+from vecbak.interrupts import shielded
 from vecbak.operations import preflight
 from vecbak.operations.copying import Copied, CopyCrew, CopyTask, explain
 from vecbak.operations.job import Job
 from vecbak.operations.schema_dump import SchemaDump
-from vecbak.operations.truncate import truncate_verified
+from vecbak.operations.truncate import commit_truncate, empty_tables
 from vecbak.postgres.catalog import Facts, Table
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import TableName
@@ -53,6 +54,10 @@ def back_up(job: Job, *, truncate: bool) -> Result:
     except VecbakError as error:
         run.errors.append(error.message)
         error.result = run.result()
+        raise
+    except Interrupted as interrupt:
+        run.errors.append(f"interrupted by {interrupt}")
+        interrupt.result = run.result()
         raise
     return run.result()
 
@@ -90,7 +95,7 @@ class BackupRun:
         return Result(
             backup_performed=self._manifest is not None,
             truncate_performed=any(item.success for item in self._truncates.values()),
-            backup_id=self._backup_id,
+            backup_id=self._backup_id if self._manifest else None,
             task_id=self.job.task_id,
             database=self._facts.server.database if self._tables else None,
             backup_directory=str(self.job.backup_folder),
@@ -195,7 +200,6 @@ class BackupRun:
         folder = self.job.backup_folder
         try:
             make_folder(folder)
-            self.job.folder_ready(self.job.output_dir)
             for name in remove_leftovers(folder, backup.backup_temp_suffix):
                 log.info("removed %s, left by a run that was killed", name)
             draft = start_draft(folder, self._moment.astimezone(), backup.timestamp_format, backup.backup_temp_suffix)
@@ -205,9 +209,20 @@ class BackupRun:
                 "Check its permissions, or choose another --output-dir.",
             ) from None
         try:
+            self._open_log()
+            log.info("vecbak %s: backup %s of task %s", __version__, draft.backup_id, self.job.task_id)
             yield draft
         finally:
             draft.close()
+
+    def _open_log(self) -> None:
+        try:
+            self.job.folder_ready(self.job.output_dir)
+        except OSError as error:
+            raise Refused(
+                f"{self.job.output_dir / self.job.config.log_file} cannot be written: {error.strerror}",
+                "Remove what stands in its place, or set log_file.",
+            ) from None
 
     def _write(self, draft: Draft) -> None:
         self._backup_id = draft.backup_id
@@ -263,7 +278,7 @@ class BackupRun:
             crew.open()
             schema.start()
             copied = crew.wait(self._poll)
-            return copied, schema.result()
+            return copied, schema.result(lambda: self._poll({}))
         except BaseException:
             crew.abort()
             self.job.runner.stop_all()
@@ -364,34 +379,42 @@ class BackupRun:
 
     def _truncate(self, draft: Draft, verified: VerifiedBackup) -> None:
         tables = self._to_truncate
+        began = time.monotonic()
         try:
-            self._truncates = truncate_verified(self.job, self._guard, self._installation, verified, tables)
+            truncated = empty_tables(self.job, self._guard, verified, tables)
+            with shielded():  # half a COMMIT cannot be reported, and half a record is none
+                commit_truncate(self.job, self._guard, self._installation, truncated)
+                seconds = round(time.monotonic() - began, 3)
+                self._truncates = {
+                    label: TableTruncate(
+                        success=True,
+                        rows_before=verified.manifest.tables[label].rows,
+                        rows_after=truncated.rows_left[table.oid],
+                        duration=seconds,
+                    )
+                    for label, table in tables.items()
+                }
+                log.info("truncated %s", ", ".join(tables))
+                self._record_truncate(draft, verified)
         except (VecbakError, Interrupted) as error:
             reason = error.message if isinstance(error, VecbakError) else f"interrupted by {error}"
+            rows = {label: self._counts[label] for label in tables}
             self._truncates = {
                 label: TableTruncate(
-                    success=False,
-                    rows_before=self._counts[label],
-                    rows_after=self._counts[label],
-                    duration=0,
-                    error=reason,
+                    success=False, rows_before=rows[label], rows_after=rows[label], duration=0, error=reason
                 )
                 for label in tables
             }
             with contextlib.suppress(OSError):
                 backup_log.append(draft.folder, self._truncate_section(errors=[reason]))
             raise
-        log.info("truncated %s", ", ".join(tables))
+
+    def _record_truncate(self, draft: Draft, verified: VerifiedBackup) -> None:
+        removed = {label: item.rows_before for label, item in self._truncates.items()}
+        record = TruncateRecord(completed_at=self.job.clock(), rows_removed=removed)
         try:
             backup_log.append(draft.folder, self._truncate_section())
-            removed = {label: item.rows_before for label, item in self._truncates.items()}
-            draft.amend(
-                manifests.encode(
-                    manifests.with_truncate(
-                        verified.manifest, TruncateRecord(completed_at=self.job.clock(), rows_removed=removed)
-                    )
-                )
-            )
+            draft.amend(manifests.encode(manifests.with_truncate(verified.manifest, record)))
         except OSError as error:
             # the rows are safe and the tables empty: only the record of it is missing
             message = f"truncated, but it could not be recorded in the log or manifest: {explain(error)}"

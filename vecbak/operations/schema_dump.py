@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vecbak.backups.files import Draft, FileDamaged, FinishedFile
 from vecbak.errors import BackupFailed, VecbakError
+from vecbak.operations.copying import POLL_SECONDS
 from vecbak.operations.job import Job
 from vecbak.postgres.programs import Installation, schema_dump_command
 
@@ -31,13 +32,19 @@ class SchemaDump:
         """Begin."""
         self._thread.start()
 
-    def result(self) -> FinishedFile:
+    def result(self, on_poll: Callable[[], None]) -> FinishedFile:
         """Wait for the file.
+
+        Args:
+            on_poll: called every quarter of a second.
 
         Raises:
             BackupFailed: pg_dump failed, or the disk.
         """
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(POLL_SECONDS)
+            if self._thread.is_alive():
+                on_poll()
         if self._file is None:
             raise self._error or BackupFailed("pg_dump of the schema did not run")
         return self._file

@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 
 from vecbak.backups.files import FileDamaged
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.errors import BackupFailed, TruncateFailed
-from vecbak.interrupts import shielded
 from vecbak.operations.job import Job
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.guard import Guard, Truncated, transaction_outcome
 from vecbak.postgres.programs import Installation
 from vecbak.postgres.session import SessionFailed
-from vecbak.results import TableTruncate
 
 log = logging.getLogger(__name__)
 
-OUTCOME_SECONDS = 30.0
+OUTCOME_SECONDS = 5.0  # at least; a server that crashed needs time to recover
 
 
-def truncate_verified(
-    job: Job, guard: Guard, installation: Installation, backup: VerifiedBackup, tables: Mapping[str, Table]
-) -> dict[str, TableTruncate]:
-    """Empty the tables and COMMIT.
+def empty_tables(job: Job, guard: Guard, backup: VerifiedBackup, tables: Mapping[str, Table]) -> Truncated:
+    """TRUNCATE the tables; nothing is final before `commit_truncate`.
 
     Args:
         backup: the proof that their rows are safe.
         tables: by label; each must be in the backup.
 
-    Returns:
-        A result for each table.
-
     Raises:
         BackupFailed: a file of the backup changed; nothing truncated.
-        TruncateFailed: not truncated, or unknown whether; says which.
+        TruncateFailed: the lock was not granted, the server refused, or the connection was lost.
     """
-    began = time.monotonic()
-    before = {label: backup.manifest.tables[label].rows for label in tables}
+    if missing := tables.keys() - backup.manifest.tables.keys():
+        raise BackupFailed(f"{', '.join(missing)} is not in the backup; nothing was truncated")
     _check_untouched(backup)
     try:
         truncated = guard.truncate(
@@ -54,15 +46,39 @@ def truncate_verified(
             output=error.output,
         ) from None
     _check_untouched(backup)
-    with shielded():
-        _commit(job, guard, installation, truncated)
-    seconds = round(time.monotonic() - began, 3)
-    return {
-        label: TableTruncate(
-            success=True, rows_before=before[label], rows_after=truncated.rows_left[table.oid], duration=seconds
-        )
-        for label, table in tables.items()
-    }
+    return truncated
+
+
+def commit_truncate(job: Job, guard: Guard, installation: Installation, truncated: Truncated) -> None:
+    """COMMIT; if the connection breaks meanwhile, ask a new session what became of it.
+
+    Raises:
+        TruncateFailed: not truncated, or unknown whether; says which.
+    """
+    try:
+        guard.commit()
+    except SessionFailed as error:
+        log.warning("the connection was lost during COMMIT; asking a new session what became of it")
+        guard.kill()
+        seconds = max(OUTCOME_SECONDS, job.config.timeouts.truncate_seconds)
+        outcome = transaction_outcome(job.runner, job.endpoint, installation, truncated.transaction, seconds=seconds)
+        if outcome == "committed":
+            log.warning("COMMIT had succeeded: the tables are truncated")
+            return
+        if outcome == "aborted":
+            raise TruncateFailed(
+                "the connection was lost during COMMIT, and the server rolled it back;"
+                " the backup is kept, and every row is still there",
+                "Run vecbak again.",
+                output=error.output,
+            ) from None
+        raise TruncateFailed(
+            "the connection was lost during COMMIT, and it is UNKNOWN whether the tables were truncated;"
+            " the backup is kept and complete",
+            f"When the server answers again: SELECT pg_xact_status('{truncated.transaction}'), or count the rows;"
+            " every row is in the backup or still in the table.",
+            output=error.output,
+        ) from None
 
 
 def _check_untouched(backup: VerifiedBackup) -> None:
@@ -72,30 +88,4 @@ def _check_untouched(backup: VerifiedBackup) -> None:
         raise BackupFailed(
             f"the backup was changed before TRUNCATE: {error}; nothing was truncated",
             "Find out what touches the backup folder, then run vecbak again.",
-        ) from None
-
-
-def _commit(job: Job, guard: Guard, installation: Installation, truncated: Truncated) -> None:
-    try:
-        guard.commit()
-    except SessionFailed as error:
-        log.warning("the connection was lost during COMMIT; asking a new session what became of it")
-        guard.kill()
-        outcome = transaction_outcome(
-            job.runner, job.endpoint, installation, truncated.transaction, seconds=OUTCOME_SECONDS
-        )
-        if outcome == "committed":
-            log.warning("COMMIT had succeeded: the tables are truncated")
-            return
-        if outcome == "aborted":
-            raise TruncateFailed(
-                "the connection was lost during COMMIT, and the server rolled it back; the backup is kept, and every row is still there",
-                "Run vecbak again.",
-                output=error.output,
-            ) from None
-        raise TruncateFailed(
-            "the connection was lost during COMMIT, and it is UNKNOWN whether the tables were truncated; the backup is kept and complete",
-            f"When the server answers again: SELECT pg_xact_status('{truncated.transaction}'), or count the rows;"
-            " every row is in the backup or still in the table.",
-            output=error.output,
         ) from None

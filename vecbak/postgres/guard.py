@@ -25,7 +25,7 @@ OLDEST_SERVER = 13  # pg_current_xact_id(), pg_xact_status() on xid8
 ANSWER_SECONDS = 60.0  # for statements that read catalogs: they wait for nothing
 
 _FIRST_ATTEMPT_SECONDS = 0.1  # while we wait for TRUNCATE's lock the whole application queues behind us
-_LONGEST_ATTEMPT_SECONDS = 0.5
+_LONGEST_ATTEMPT_SECONDS = 0.5  # shorter than deadlock_timeout, so that we end no reader by a deadlock
 
 
 @dataclass(frozen=True)
@@ -178,20 +178,9 @@ class Guard:
         Raises:
             TruncateFailed: the lock was not granted in time (names the blockers), or the server refused.
         """
-        names = ", ".join(table.name for table in tables)
         deadline = time.monotonic() + seconds
         attempt = _FIRST_ATTEMPT_SECONDS
-        while True:
-            answer = self._ask(queries.truncate(list(tables), attempt), f"truncating {names}")
-            if not answer.error:
-                break
-            self._ask(queries.ROLLBACK_TRUNCATE, f"truncating {names}")
-            if answer.sqlstate not in LOCK_STATES:
-                raise TruncateFailed(
-                    f"TRUNCATE {names} failed; the backup is kept, and every row is still there",
-                    truncate_hint(answer.sqlstate),
-                    output=answer.messages,
-                )
+        while not self._try_truncate(tables, attempt):
             on_wait()
             if time.monotonic() + attempt >= deadline:
                 raise self._lock_not_granted(tables, seconds)
@@ -216,6 +205,24 @@ class Guard:
     def kill(self) -> None:
         """End the session at once."""
         self._session.kill()
+
+    def _try_truncate(self, tables: Sequence[Table], lock_seconds: float) -> bool:
+        names = ", ".join(table.name for table in tables)
+        if self._ask_json(queries.waiting_for_us([table.oid for table in tables]), f"truncating {names}"):
+            return (
+                False  # the server would end their transaction as the deadlock's victim, once deadlock_timeout is over
+            )
+        answer = self._ask(queries.truncate(list(tables), lock_seconds), f"truncating {names}")
+        if not answer.error:
+            return True
+        self._ask(queries.ROLLBACK_TRUNCATE, f"truncating {names}")
+        if answer.sqlstate in LOCK_STATES:
+            return False
+        raise TruncateFailed(
+            f"TRUNCATE {names} failed; the backup is kept, and every row is still there",
+            truncate_hint(answer.sqlstate),
+            output=answer.messages,
+        )
 
     def _after_truncate(self, tables: Sequence[Table]) -> Truncated:
         state = self._ask_json(queries.after_truncate(list(tables)), "checking the TRUNCATE")

@@ -201,6 +201,16 @@ def truncate(tables: list[Table], lock_seconds: float) -> str:
     )
 
 
+def waiting_for_us(oids: list[int]) -> str:
+    """How many sessions have read these tables and now wait for us: asking for TRUNCATE's lock would deadlock with them."""
+    ids = ", ".join(str(oid) for oid in oids)
+    return f"""
+SELECT count(DISTINCT l.pid) FROM pg_catalog.pg_locks l
+WHERE l.locktype = 'relation' AND l.relation IN ({ids}) AND l.granted AND l.pid <> pg_backend_pid()
+  AND pg_backend_pid() = ANY (pg_blocking_pids(l.pid));
+"""
+
+
 ROLLBACK_TRUNCATE = "ROLLBACK TO SAVEPOINT vecbak_truncate;"
 
 

@@ -31,9 +31,10 @@ def fill(database: Database, rows: int, dimensions: int = 32) -> None:
     store = open_store(database, dimensions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        store.add_texts(
-            [sample_text(number) for number in range(rows)],
-            metadatas=[sample_metadata(number) for number in range(rows)],
-            ids=[f"doc-{number}" for number in range(rows)],
-        )
+        if rows:
+            store.add_texts(
+                [sample_text(number) for number in range(rows)],
+                metadatas=[sample_metadata(number) for number in range(rows)],
+                ids=[f"doc-{number}" for number in range(rows)],
+            )
         store._engine.dispose()

@@ -1,0 +1,100 @@
+"""The password is nowhere: no output, no log, no file, no process list."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import environment, start_vecbak, vecbak
+from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD
+from tests.support.workspace import Workspace
+
+
+class ProcessWatch:
+    """Reads every command line of the machine, again and again."""
+
+    def __init__(self, secret: str) -> None:
+        self.secret = secret.encode()
+        self.seen = 0
+        self.leaks: set[bytes] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    line = path.read_bytes()
+                except OSError:
+                    continue
+                self.seen += b"psql" in line and b"vecbak" not in line
+                if self.secret in line:
+                    self.leaks.add(line)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+
+@pytest.mark.parametrize("how", ["config", "dsn", "environment"])
+def test_password_is_nowhere(filled18, tmp_path, how):
+    space = Workspace(tmp_path, filled18)
+    server = filled18.server
+    address = f"127.0.0.1:{server.port}/{filled18.name}"
+    env = environment(SECRET=SUPERUSER_PASSWORD)
+    if how == "config":
+        space.save(connection={"dsn": f"postgresql://{SUPERUSER}@{address}", "password": "${SECRET}"})
+    elif how == "dsn":
+        space.save(connection={"dsn": f"postgresql://{SUPERUSER}:${{SECRET}}@{address}"})
+    else:
+        space.save(connection={"dsn": f"postgresql://{SUPERUSER}@{address}"})
+        env = environment(PGPASSWORD=SUPERUSER_PASSWORD)
+    printed = ""
+    with ProcessWatch(SUPERUSER_PASSWORD) as watch:
+        for arguments in (
+            ["-v", "truncate", "--yes"],
+            ["-v", "backup", "--json"],
+            ["truncate", "--dry-run"],
+            ["show", "latest"],
+            ["show", "latest", "--json"],
+            ["list"],
+        ):
+            done = vecbak(*arguments, "--output-dir", space.out, cwd=tmp_path, env=env)
+            assert done.code == 0, done.stderr
+            printed += done.stdout + done.stderr
+    assert watch.seen, "no psql was seen: the test proves nothing"
+    assert not watch.leaks
+    assert SUPERUSER_PASSWORD not in printed
+    for path in space.out.rglob("*"):
+        if path.is_file():
+            assert SUPERUSER_PASSWORD.encode() not in path.read_bytes(), path
+
+
+def test_password_is_not_in_errors(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    env = environment(SECRET=SUPERUSER_PASSWORD)
+    for dsn in (
+        "postgresql://u:${SECRET}@127.0.0.1:1/x",
+        "postgresql://u:${SECRET}@[bad/x",
+        "host=127.0.0.1 port=1 password=${SECRET} user=u x",
+        "password=${SECRET}' dbname=x",
+        "postgresql://u:${SECRET}@127.0.0.1:1/x?nonsense=1",
+    ):
+        space.save(connection={"dsn": dsn})
+        for flags in ([], ["--json"], ["--dry-run"]):
+            done = space.run("backup", *flags, env=env)
+            assert done.code in (2, 3), (dsn, done.stderr)
+            assert SUPERUSER_PASSWORD not in done.stdout + done.stderr
+
+
+def test_nothing_is_left_running(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    run = start_vecbak("truncate", "--output-dir", space.out, cwd=tmp_path)
+    run.communicate(timeout=60)
+    assert not filled18.fetch("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'vecbak%'")

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from vecbak.backups.formats import Compression, Format
 from vecbak.postgres.names import TableName, parse_table_name
 
 Seconds = Annotated[float, Meta(gt=0)]
@@ -110,8 +111,13 @@ class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     backup_enabled: Annotated[bool, Meta(description="false refuses every backup, and so every truncate.")] = True
     backup_directory: Annotated[Text, Meta(description="Below the output directory.")] = "vector_bak"
-    format: Annotated[Literal["csv"], Meta(description="Format of the data files.")] = "csv"
-    jobs: Annotated[Count, Meta(le=64, description="Tables copied at the same time.")] = 2
+    format: Annotated[Format, Meta(description="Format of the data files.")] = "csv"
+    compression: Annotated[Compression, Meta(description="By the program of that name, or inside pg_dump.")] = "none"
+    jobs: Annotated[Count, Meta(le=64, description="Sessions that copy at the same time.")] = 2
+    part_bytes: Annotated[
+        Count,
+        Meta(description="Larger tables are copied in parts of about this size, at least 4 × jobs of them, in bytes."),
+    ] = 128 << 20
     timestamp_format: Annotated[
         str, Meta(description="strftime; digits, _ - and T only, and must tell seconds apart. The backup's id.")
     ] = "%Y%m%d_%H%M%S"

@@ -21,6 +21,10 @@ class TableBackup(msgspec.Struct, frozen=True, kw_only=True):
     duration: float
     error: str | UnsetType = UNSET
 
+    def with_error(self, error: str) -> TableBackup:
+        """The same, with what is wrong with it."""
+        return msgspec.structs.replace(self, error=error)
+
 
 class TableTruncate(msgspec.Struct, frozen=True, kw_only=True):
     """One table that was to be truncated: rows before and after, seconds."""

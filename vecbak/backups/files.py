@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
-from vecbak.backups.csv_records import RecordCounter
+from vecbak.backups.formats import ContentCheck
 
 MANIFEST_PREFIX = "vector_backup_"
 SCHEMA_PREFIX = "vector_schema_"
@@ -51,12 +51,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class FinishedFile:
-    """A file under its final name: size in bytes, SHA-256 in hex, records if it is CSV, and what stat said last."""
+    """A file under its final name: size in bytes, SHA-256 in hex, rows where they were counted, and what stat said last."""
 
     path: Path
     size_bytes: int
     sha256: str
-    records: int | None
+    rows: int | None
     identity: Identity
 
     def check_untouched(self) -> None:
@@ -139,12 +139,12 @@ class Draft:
         self._written[path] = descriptor
         return path.name
 
-    def finish(self, name: str, *, csv: bool = False) -> FinishedFile:
+    def finish(self, name: str, check: ContentCheck | None = None) -> FinishedFile:
         """Sync, hash, check and rename a file that its program has closed.
 
         Args:
             name: as given to `create`.
-            csv: whether to count its CSV records.
+            check: looks at the bytes as they are read.
 
         Raises:
             FileDamaged: it is not the file that was created, or it changed while it was read.
@@ -154,10 +154,9 @@ class Draft:
         descriptor = self._written[path]
         before = self._same_file(path, descriptor)
         os.fsync(descriptor)
-        counter = RecordCounter() if csv else None
-        size, sha256 = _read_through(descriptor, counter.feed if counter else None)
-        if counter and not counter.complete:
-            raise FileDamaged(f"{path.name} ends in the middle of a record")
+        size, sha256 = _read_through(descriptor, check.feed if check else None)
+        if check and (problem := check.problem()):
+            raise FileDamaged(f"{path.name} {problem}")
         if self._same_file(path, descriptor) != before or size != before.size:
             raise FileDamaged(f"{path.name} changed while its checksum was taken")
         if os.path.lexists(final):
@@ -166,7 +165,7 @@ class Draft:
         self._finished[final] = os.fstat(descriptor)
         identity = Identity.of(self._finished[final])
         os.close(self._written.pop(path))
-        return FinishedFile(final, size, sha256, counter.records if counter else None, identity)
+        return FinishedFile(final, size, sha256, check.rows() if check else None, identity)
 
     def publish(self, manifest: bytes) -> FinishedFile:
         """Write the manifest, last of all: with it the backup is valid.

@@ -15,28 +15,26 @@ from vecbak.backups.files import (
     Draft,
     FileDamaged,
     FinishedFile,
-    data_name,
     make_folder,
     remove_leftovers,
-    schema_name,
     start_draft,
 )
-from vecbak.backups.manifest import DataFile, Manifest, Programs, SchemaFile, TableEntry, TruncateRecord
+from vecbak.backups.manifest import Manifest, Programs, SchemaFile, TruncateRecord
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.errors import BackupFailed, Busy, Interrupted, Refused, VecbakError
 from vecbak.interrupts import shielded
 from vecbak.operations import preflight
-from vecbak.operations.copying import Copied, CopyCrew, CopyTask, explain
+from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
-from vecbak.operations.schema_dump import SchemaDump
+from vecbak.operations.outcome import TableOutcome
+from vecbak.operations.transfer import Transfer
 from vecbak.operations.truncate import commit_truncate, empty_tables
 from vecbak.postgres.catalog import Facts, Table
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import TableName
 from vecbak.postgres.programs import Installation, pg_dump_installation
 from vecbak.postgres.session import SessionFailed
-from vecbak.postgres.worker import Worker, open_worker
-from vecbak.results import Result, TableBackup, TableTruncate, human_size
+from vecbak.results import Result, TableBackup, TableTruncate
 
 log = logging.getLogger(__name__)
 
@@ -181,14 +179,18 @@ class BackupRun:
         for warning in warnings:
             log.warning(warning)
         self._dump_installation = pg_dump_installation(self.job.installations, self._guard.server_major)
+        preflight.check_format(self.job, self._facts.tables, self._dump_installation)
         preflight.check_folder(self.job.backup_folder)
         seconds = self.job.config.timeouts.copy_seconds
         self._counts = {label: self._guard.count(table, timeout=seconds) for label, table in self._tables.items()}
-        estimates = {
-            label: preflight.estimate_bytes(
-                table, self._counts[label], self._guard.row_bytes(table, self._counts[label], timeout=seconds)
-            )
+        binary = self.job.config.backup.format == "binary"
+        widths = {
+            label: self._guard.row_bytes(table, self._counts[label], binary=binary, timeout=seconds)
             for label, table in self._tables.items()
+        }
+        estimates = {
+            label: preflight.estimate_bytes(self.job.config.backup, self._counts[label], width)
+            for label, width in widths.items()
         }
         preflight.check_space(self.job.backup_folder, self.job.config.backup, estimates, self._facts.tables)
 
@@ -230,7 +232,7 @@ class BackupRun:
             with self._lost_connection_is_a_failure(
                 BackupFailed("the backup failed", "Nothing was truncated. See the server's log.")
             ):
-                verified = self._publish(draft, *self._copy(draft))
+                verified = self._publish(draft, *self._transfer(draft))
         except (VecbakError, Interrupted) as error:
             self._discard(draft, error)
             raise
@@ -239,59 +241,11 @@ class BackupRun:
         if self.truncate:
             self._truncate(draft, verified)
 
-    def _copy(self, draft: Draft) -> tuple[list[Copied], FinishedFile]:
-        snapshot = self._guard.export_snapshot()
-        tasks = [
-            CopyTask(label, table, data_name(label, draft.backup_id, ".csv")) for label, table in self._tables.items()
-        ]
-
-        def open_one() -> Worker:
-            return open_worker(
-                self.job.runner,
-                self.job.endpoint,
-                self._installation,
-                folder=draft.folder,
-                snapshot=snapshot,
-                server_version=self._guard.server_version,
-                tables=self._facts.tables,
-                connect_seconds=self.job.config.timeouts.connect_seconds,
-                lock_seconds=self.job.config.timeouts.lock_seconds,
-            )
-
-        crew = CopyCrew(
-            tasks,
-            draft,
-            open_one,
-            self.job.progress,
-            jobs=self.job.config.backup.jobs,
-            copy_seconds=self.job.config.timeouts.copy_seconds,
+    def _transfer(self, draft: Draft) -> tuple[list[TableOutcome], FinishedFile]:
+        transfer = Transfer(
+            self.job, self._guard, self._installation, self._dump_installation, draft, self._tables, self._counts
         )
-        schema = SchemaDump(
-            self.job,
-            self._dump_installation,
-            draft,
-            schema_name(draft.backup_id),
-            [t.sql for t in self._facts.tables],
-            snapshot,
-        )
-        try:
-            crew.open()
-            schema.start()
-            copied = crew.wait(self._poll)
-            return copied, schema.result(lambda: self._poll({}))
-        except BaseException:
-            crew.abort()
-            self.job.runner.stop_all()
-            raise
-        finally:
-            crew.join()
-            schema.join()
-
-    def _poll(self, copying: dict[int, str]) -> None:
-        self._check_write_block()
-        for pid, rows in self._guard.copy_progress([*copying, 0]).items():
-            if pid in copying:
-                self.job.progress.advanced(copying[pid], rows)
+        return transfer.run(self._check_write_block)
 
     def _check_write_block(self) -> None:
         limit = self.job.config.timeouts.write_block_seconds
@@ -301,13 +255,11 @@ class BackupRun:
                 "Raise timeouts.write_block_seconds, or back up more tables at once with backup.jobs.",
             )
 
-    def _publish(self, draft: Draft, copied: list[Copied], schema: FinishedFile) -> VerifiedBackup:
-        by_label = {item.task.label: item for item in copied}
-        outcomes = [by_label[label] for label in self._tables]
+    def _publish(self, draft: Draft, outcomes: list[TableOutcome], schema: FinishedFile) -> VerifiedBackup:
         self._check_copies(outcomes)
         try:
             published = draft.publish(manifests.encode(self._make_manifest(draft, outcomes, schema)))
-            files = {item.task.label: (item.file,) for item in outcomes if item.file}
+            files = {item.label: item.finished for item in outcomes}
             verified = VerifiedBackup.verify(published, {**files, "": (schema,)}, self._counts_now())
         except (FileDamaged, OSError) as error:
             raise BackupFailed(
@@ -316,16 +268,16 @@ class BackupRun:
             ) from None
         self._check_write_block()
         self._manifest = published
-        self._backups = {item.task.label: _table_backup(item) for item in outcomes}
+        self._backups = {item.label: item.to_result() for item in outcomes}
         return verified
 
-    def _check_copies(self, outcomes: list[Copied]) -> None:
+    def _check_copies(self, outcomes: list[TableOutcome]) -> None:
         failed = [item for item in outcomes if item.error]
-        self._backups = {item.task.label: _table_backup(item, kept=not failed) for item in outcomes}
+        self._backups = {item.label: item.to_result(kept=not failed) for item in outcomes}
         if failed:
-            self.errors += [f"{item.task.label}: {item.error}" for item in failed[1:]]
+            self.errors += [f"{item.label}: {item.error}" for item in failed[1:]]
             raise BackupFailed(
-                f"the backup of {', '.join(item.task.label for item in failed)} failed: {failed[0].error}",
+                f"the backup of {', '.join(item.label for item in failed)} failed: {failed[0].error}",
                 "Nothing was truncated, and no file was kept. Mend the cause, then run vecbak again.",
             )
 
@@ -333,7 +285,7 @@ class BackupRun:
         seconds = self.job.config.timeouts.copy_seconds
         return {label: self._guard.count(table, timeout=seconds) for label, table in self._to_truncate.items()}
 
-    def _make_manifest(self, draft: Draft, outcomes: list[Copied], schema: FinishedFile) -> Manifest:
+    def _make_manifest(self, draft: Draft, outcomes: list[TableOutcome], schema: FinishedFile) -> Manifest:
         parameters = self.job.endpoint.parameters
         return Manifest(
             format_version=manifests.FORMAT_VERSION,
@@ -344,12 +296,12 @@ class BackupRun:
             host=parameters.get("host"),
             port=parameters.get("port"),
             format=self.job.config.backup.format,
-            compression="none",
+            compression=self.job.config.backup.compression,
             server=self._facts.server,
             programs=Programs(vecbak=__version__, psql=self._installation.major, pg_dump=self._dump_installation.major),
             settings=self._guard.settings,
             duration=round(time.monotonic() - self._began, 3),
-            tables={item.task.label: _table_entry(item) for item in outcomes},
+            tables={item.label: item.to_entry() for item in outcomes},
             schema_file=SchemaFile(name=schema.path.name, size_bytes=schema.size_bytes, sha256=schema.sha256),
         )
 
@@ -448,31 +400,3 @@ class BackupRun:
 
     def _local_moment(self) -> datetime:
         return self._moment.astimezone()
-
-
-def _table_backup(item: Copied, *, kept: bool = True) -> TableBackup:
-    size = item.file.size_bytes if item.file else 0
-    names = (item.file.path.name,) if item.file and kept else ()
-    fields = {
-        "success": item.error is None,
-        "row_count": item.rows,
-        "file_size": human_size(size),
-        "size_bytes": size,
-        "backup_file": names[0] if names else None,
-        "backup_files": names,
-        "duration": round(item.duration, 3),
-    }
-    return TableBackup(**fields, error=item.error) if item.error else TableBackup(**fields)  # type: ignore[arg-type]
-
-
-def _table_entry(item: Copied) -> TableEntry:
-    file = item.file
-    assert file is not None  # noqa: S101 - _check_copies let it through
-    return TableEntry(
-        table=item.task.table,
-        rows=item.rows,
-        size_bytes=file.size_bytes,
-        columns=item.task.table.copied_columns,
-        files=(DataFile(name=file.path.name, size_bytes=file.size_bytes, sha256=file.sha256, rows=item.rows),),
-        duration=round(item.duration, 3),
-    )

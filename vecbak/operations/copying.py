@@ -12,75 +12,70 @@ from pathlib import Path
 
 from vecbak.backups.files import Draft, FileDamaged, FinishedFile
 from vecbak.errors import VecbakError
-from vecbak.postgres.catalog import Table
+from vecbak.operations.exporting import CopyTask, Exporter
+from vecbak.operations.tally import Tally
 from vecbak.postgres.worker import Worker
-from vecbak.progress import Progress
 
 POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class CopyTask:
-    """One table to copy: the config's name for it, and its file's final name."""
-
-    label: str
-    table: Table
-    file: str
-
-
-@dataclass(frozen=True)
 class Copied:
-    """One table's outcome: either a finished file or an error.
+    """One file's outcome: either a finished file or an error.
 
     Attributes:
-        counted: rows under the snapshot.
-        rows: what psql said it copied.
-        duration: seconds.
+        counted: rows of the whole table under the snapshot, told with its first part alone.
+        rows: in the file, by the program that wrote it, or by the one that read it back.
+        began: on time.monotonic()'s clock.
+        ended: on time.monotonic()'s clock.
     """
 
     task: CopyTask
-    counted: int
+    counted: int | None
     rows: int
-    duration: float
+    began: float
+    ended: float
     file: FinishedFile | None
     error: str | None
 
 
 class CopyCrew:
-    """A few threads, each with a worker session of its own, that empty one queue of tables.
+    """A few threads, each with a worker session of its own, that empty one queue of tables and parts.
+
+    While a worker copies the next part, the finished one is synced, hashed and checked in another thread.
 
     Args:
         open_worker: connects a worker; called in the thread that goes on to use it, because a child dies with that thread.
         jobs: how many workers, at most.
-        copy_seconds: for one table.
+        count_seconds: for counting a table.
     """
 
     def __init__(
         self,
         tasks: Sequence[CopyTask],
         draft: Draft,
+        exporter: Exporter,
         open_worker: Callable[[], Worker],
-        progress: Progress,
+        tally: Tally,
         *,
         jobs: int,
-        copy_seconds: float,
+        count_seconds: float,
     ) -> None:
         self._draft = draft
+        self._exporter = exporter
         self._open_worker = open_worker
-        self._progress = progress
-        self._copy_seconds = copy_seconds
+        self._tally = tally
+        self._count_seconds = count_seconds
         self._tasks: queue.SimpleQueue[CopyTask] = queue.SimpleQueue()
         for task in tasks:
             self._tasks.put(task)
-        self._threads = [
-            threading.Thread(target=self._run, name=f"copy-{n}", daemon=True) for n in range(min(jobs, len(tasks)))
-        ]
-        self._finisher = ThreadPoolExecutor(max_workers=len(self._threads), thread_name_prefix="finish")
+        count = min(jobs, len(tasks))
+        self._threads = [threading.Thread(target=self._run, name=f"copy-{n}", daemon=True) for n in range(count)]
+        self._finisher = ThreadPoolExecutor(max_workers=count, thread_name_prefix="finish")
         self._finishing: list[Future[Copied]] = []
         self._failed: list[Copied] = []
         self._crash: BaseException | None = None
-        self._copying: dict[int, str] = {}
-        self._opened = threading.Barrier(len(self._threads) + 1)
+        self._opened = threading.Barrier(count + 1)
         self._aborted = False
 
     def open(self) -> None:
@@ -97,31 +92,31 @@ class CopyCrew:
             self.abort()
             raise self._crash or VecbakError("a worker did not open") from None
 
-    def wait(self, on_poll: Callable[[dict[int, str]], None]) -> list[Copied]:
-        """Wait for every table, whatever becomes of the others.
+    def wait(self, on_poll: Callable[[], None]) -> list[Copied]:
+        """Wait for every file, whatever becomes of the others.
 
         Args:
-            on_poll: called every quarter of a second with the label that each server process copies.
+            on_poll: called every quarter of a second.
         """
         next_poll = time.monotonic() + POLL_SECONDS
         for thread in self._threads:
             while thread.is_alive():
                 thread.join(max(0.0, next_poll - time.monotonic()))
                 if time.monotonic() >= next_poll:
-                    on_poll(dict(self._copying))
+                    on_poll()
                     next_poll = time.monotonic() + POLL_SECONDS
         for future in self._finishing:
             while not future.done():
                 try:
                     future.result(POLL_SECONDS)
                 except TimeoutError:
-                    on_poll({})
+                    on_poll()
         if self._crash:
             raise self._crash
         return [*self._failed, *(future.result() for future in self._finishing)]
 
     def abort(self) -> None:
-        """No further table is begun; the sessions must have been ended, or end by themselves."""
+        """No further file is begun; the sessions must have been ended, or end by themselves."""
         self._aborted = True
         self._opened.abort()
 
@@ -142,7 +137,7 @@ class CopyCrew:
                     task = self._tasks.get_nowait()
                 except queue.Empty:
                     break
-                worker = self._copy(worker or self._open_worker, task)
+                worker = self._copy(worker, task)
         except threading.BrokenBarrierError:
             pass
         except BaseException as error:  # noqa: BLE001 - carried over to the main thread, which raises it
@@ -152,42 +147,37 @@ class CopyCrew:
             if worker:
                 worker.close() if not self._aborted else worker.kill()
 
-    def _copy(self, worker: Worker | Callable[[], Worker], task: CopyTask) -> Worker | None:
-        """Copy one table; returns the worker if it can go on."""
-        began, counted = time.monotonic(), 0
+    def _copy(self, worker: Worker | None, task: CopyTask) -> Worker | None:
+        """Make one file; returns the worker if it can go on."""
+        began, counted = time.monotonic(), None
         try:
-            session = worker if isinstance(worker, Worker) else worker()
+            session = worker or self._open_worker()
             temporary = self._draft.create(task.file)
-            counted = session.count(task.table, timeout=self._copy_seconds)
-            self._progress.started(task.label, counted)
-            self._copying[session.backend_pid] = task.label
-            try:
-                rows = session.copy(task.table, temporary, timeout=self._copy_seconds)
-            finally:
-                del self._copying[session.backend_pid]
+            self._tally.begin(task.label, session.backend_pid)
+            if task.part.is_first:
+                counted = session.count(task.table, timeout=self._count_seconds)
+            written = self._exporter.export(session, task, temporary)
         except (VecbakError, OSError) as error:
-            self._progress.failed(task.label)
-            self._failed.append(Copied(task, counted, 0, time.monotonic() - began, None, explain(error)))
+            self._tally.fail(task.label)
+            self._failed.append(Copied(task, counted, 0, began, time.monotonic(), None, explain(error)))
             return None
-        self._finishing.append(self._finisher.submit(self._finish, task, counted, rows, began))
+        self._tally.copied(task.label, session.backend_pid, written or 0)
+        self._finishing.append(self._finisher.submit(self._finish, task, counted, written, began))
         return session
 
-    def _finish(self, task: CopyTask, counted: int, rows: int, began: float) -> Copied:
+    def _finish(self, task: CopyTask, counted: int | None, written: int | None, began: float) -> Copied:
         try:
-            file = self._draft.finish(task.file, csv=True)
-        except (FileDamaged, OSError) as error:
-            self._progress.failed(task.label)
-            return Copied(task, counted, rows, time.monotonic() - began, None, explain(error))
-        self._progress.finished(task.label, rows, file.size_bytes)
-        return Copied(task, counted, rows, time.monotonic() - began, file, _count_error(task, counted, rows, file))
-
-
-def _count_error(task: CopyTask, counted: int, rows: int, file: FinishedFile) -> str | None:
-    in_file = None if file.records is None else file.records - 1  # the header
-    if rows == counted and in_file in {None, rows}:
-        return None
-    held = "" if in_file is None else f", and the file holds {in_file:,}"
-    return f"{task.table.name} has {counted:,} rows under the snapshot, psql copied {rows:,}{held}"
+            file = self._draft.finish(task.file, self._exporter.content_check())
+            found = self._exporter.examine(task, file)
+        except (VecbakError, FileDamaged, OSError) as error:
+            self._tally.fail(task.label)
+            return Copied(task, counted, written or 0, began, time.monotonic(), None, explain(error))
+        problem = None
+        if written is not None and found is not None and written != found:
+            problem = f"psql copied {written:,} rows of {task.table.name}, and the file holds {found:,}"
+        rows = written if written is not None else found or 0
+        self._tally.finish(task.label, file.size_bytes, rows)
+        return Copied(task, counted, rows, began, time.monotonic(), file, problem)
 
 
 def explain(error: Exception) -> str:

@@ -10,12 +10,21 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from vecbak.backups.files import data_name, schema_name
+from vecbak.backups.formats import file_ending
+from vecbak.operations.exporting import CopyExporter, CopyTask
 from vecbak.operations.job import Job
+from vecbak.operations.parts import Part, cut
 from vecbak.operations.preview import read_facts
 from vecbak.postgres import queries
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.names import TableName
-from vecbak.postgres.programs import fitting_installation, pg_dump_installation, psql_command, schema_dump_command
+from vecbak.postgres.programs import (
+    data_dump_command,
+    fitting_installation,
+    pg_dump_installation,
+    psql_command,
+    schema_dump_command,
+)
 
 
 def planned_commands(job: Job, *, truncate: bool) -> list[str]:
@@ -37,7 +46,7 @@ def planned_commands(job: Job, *, truncate: bool) -> list[str]:
         "SELECT pg_export_snapshot() AS snapshot \\gset",
         "\\setenv SNAPSHOT :snapshot",
         _schema_line(job, list(tables.values()), version, backup_id),
-        *(_worker_line(job, psql, tables, name, version, backup_id) for name in tables),
+        *_data_lines(job, psql, tables, version, backup_id),
         *_truncating(list(emptied.values())),
         "ROLLBACK;",
     ]
@@ -76,12 +85,44 @@ def _schema_line(job: Job, tables: list[Table], version: int, backup_id: str) ->
         lock_seconds=job.config.timeouts.lock_seconds,
         file=schema_name(backup_id) + job.config.backup.backup_temp_suffix,
     )
+    return _with_snapshot(command)
+
+
+def _data_lines(
+    job: Job, psql: list[str], tables: Mapping[TableName, Table], version: int, backup_id: str
+) -> list[str]:
+    backup = job.config.backup
+    lines = []
+    for name, table in tables.items():
+        whole = backup.format == "pg_dump"
+        parts = (
+            [Part()] if whole else cut(table, part_bytes=backup.part_bytes, jobs=backup.jobs, server_version=version)
+        )
+        for part in parts:
+            ending = file_ending(backup.format, backup.compression, part.number)
+            task = CopyTask(str(name), table, part, data_name(str(name), backup_id, ending))
+            lines.append(_dump_line(job, task, version) if whole else _worker_line(job, psql, tables, task, version))
+    return lines
+
+
+def _dump_line(job: Job, task: CopyTask, version: int) -> str:
+    command = data_dump_command(
+        pg_dump_installation(job.installations, version // 10000),
+        job.endpoint.conninfo,
+        table=task.table.sql,
+        snapshot="SNAPSHOT",
+        compression=job.config.backup.compression,
+        lock_seconds=job.config.timeouts.lock_seconds,
+        file=task.file + job.config.backup.backup_temp_suffix,
+    )
+    return _with_snapshot(command)
+
+
+def _with_snapshot(command: list[str]) -> str:
     return "\\! " + shlex.join(command).replace("--snapshot=SNAPSHOT", '--snapshot="$SNAPSHOT"')
 
 
-def _worker_line(
-    job: Job, psql: list[str], tables: Mapping[TableName, Table], name: TableName, version: int, backup_id: str
-) -> str:
+def _worker_line(job: Job, psql: list[str], tables: Mapping[TableName, Table], task: CopyTask, version: int) -> str:
     begin = queries.begin(
         version,
         isolation="REPEATABLE READ",
@@ -89,13 +130,13 @@ def _worker_line(
         application="vecbak worker",
         lock_seconds=job.config.timeouts.lock_seconds,
     )
-    file = data_name(str(name), backup_id, ".csv") + job.config.backup.backup_temp_suffix
+    backup = job.config.backup
+    exporter = CopyExporter(job.runner, backup.format, backup.compression, job.config.timeouts.copy_seconds)
     request = [
         begin,
         "SET TRANSACTION SNAPSHOT :'snapshot';",
         queries.lock_nowait(list(tables.values())),
-        queries.count_rows(tables[name]),
-        queries.copy_to_file(tables[name], file),
+        exporter.request(task, task.file + backup.backup_temp_suffix),
         "\\echo :ROW_COUNT",
     ]
     lines = " ".join(shlex.quote(line) for line in "\n".join(request).splitlines())

@@ -6,13 +6,17 @@ Pure judgements over facts that were read under the guard's locks; the messages 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from vecbak.backups.formats import COMPRESSORS
 from vecbak.config import Backup
 from vecbak.errors import Refused
+from vecbak.operations.job import Job
 from vecbak.postgres.catalog import Facts, Table
 from vecbak.postgres.names import has_control_characters
+from vecbak.postgres.programs import Installation, check_dump_compression
 from vecbak.results import human_size
 
 _KINDS = {
@@ -112,9 +116,51 @@ def _warnings(facts: Facts, truncated: set[int]) -> Iterable[str]:
             yield f"TRUNCATE of {table.name} fires the trigger {', '.join(table.truncate_triggers)}"
 
 
-def estimate_bytes(table: Table, rows: int, row_bytes: float) -> int:
-    """The size of a table's CSV: rows × sampled width, with a tenth for quotes and for the sample's error."""
-    return round(rows * (row_bytes + 8) * 1.1) if rows else 0
+def check_format(job: Job, tables: Sequence[Table], dump_installation: Installation) -> None:
+    """Refuse a format that cannot hold these tables, or whose programs are missing.
+
+    Raises:
+        Refused: names the columns, or the program.
+    """
+    backup = job.config.backup
+    if backup.format == "pg_dump":
+        check_dump_compression(job.runner, dump_installation, backup.compression)
+        return
+    if backup.format == "binary":
+        _check_binary(tables)
+    compressor = COMPRESSORS.get(backup.compression)
+    if compressor and not shutil.which(compressor.program):
+        raise Refused(
+            f"the program {compressor.program} was not found, and backup.compression asks for it",
+            f"Install it (Debian: apt-get install {compressor.program}), or set backup.compression to none.",
+        )
+
+
+def _check_binary(tables: Sequence[Table]) -> None:
+    columns = [
+        f"{table.name}.{column.name} ({', '.join(column.binary_obstacles)})"
+        for table in tables
+        for column in table.columns
+        if column.binary_obstacles and not column.generated
+    ]
+    if columns:
+        raise Refused(
+            f"the binary form of these columns is not safe to load elsewhere: {'; '.join(columns)}",
+            "Use backup.format: csv.",
+        )
+
+
+def estimate_bytes(backup: Backup, rows: int, row_bytes: float) -> int:
+    """The size of a table's files: rows × sampled width × what compression leaves at most.
+
+    A tenth is added for quotes and for the sample's error.
+
+    Args:
+        row_bytes: of COPY's text or, for the binary format, of COPY's binary form.
+    """
+    compressor = COMPRESSORS.get(backup.compression)
+    ratio = compressor.ratio if compressor and backup.format != "binary" else 1.0
+    return round(rows * (row_bytes + 8) * ratio * 1.1)
 
 
 def check_space(folder: Path, backup: Backup, estimates: Mapping[str, int], tables: Sequence[Table]) -> None:

@@ -13,7 +13,14 @@ from vecbak.postgres.names import quote_identifier, quote_name
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
-    """One column, as pg_attribute has it; `generated` and `identity` are its letters, empty for none."""
+    """One column, as pg_attribute has it.
+
+    Attributes:
+        generated: pg_attribute.attgenerated, empty for none.
+        identity: pg_attribute.attidentity, empty for none.
+        send: the function that makes its binary form.
+        binary_obstacles: types in it whose binary form is not safe to load elsewhere.
+    """
 
     name: str
     type: str
@@ -22,6 +29,8 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     generated: str
     identity: str
     collation: str | None = None
+    send: str | None = None
+    binary_obstacles: tuple[str, ...] = ()
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +76,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         kind: pg_class.relkind.
+        access_method: pg_am.amname, None for what has no storage.
+        heap_pages: pages of the main fork, without TOAST.
         estimated_rows: pg_class.reltuples, -1 if never analysed.
         total_bytes: pg_total_relation_size: with indexes and TOAST.
         table_bytes: pg_table_size: with TOAST, without indexes.
@@ -80,6 +91,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     schema: str
     name: str
     kind: str
+    access_method: str | None
+    heap_pages: int
     owner: str
     comment: str | None
     can_select: bool
@@ -186,12 +199,30 @@ _TRUNCATE_TRIGGERS = _list(
     "pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND (t.tgtype & 32) <> 0",
     "t.tgname",
 )
+# A type's binary form is not safe elsewhere if it has none, if it holds oids (reg*, and the element types that arrays and
+# rows of types from outside PostgreSQL carry), or if it is tsvector, whose order depends on the server's own sorting.
+_BINARY_OBSTACLES = """(
+          WITH RECURSIVE inner_types(oid, nested) AS (
+            SELECT a.atttypid, false
+            UNION
+            SELECT next.oid, inner_types.nested OR next.nested FROM inner_types JOIN pg_catalog.pg_type t ON t.oid = inner_types.oid,
+            LATERAL (
+              SELECT t.typbasetype AS oid, false AS nested WHERE t.typtype = 'd'
+              UNION ALL SELECT t.typelem, true WHERE t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A'
+              UNION ALL SELECT ra.atttypid, true FROM pg_catalog.pg_attribute ra
+                WHERE t.typtype = 'c' AND ra.attrelid = t.typrelid AND ra.attnum > 0 AND NOT ra.attisdropped) AS next)
+          SELECT coalesce(json_agg(DISTINCT format_type(t.oid, NULL)), '[]') FROM inner_types JOIN pg_catalog.pg_type t USING (oid)
+          WHERE t.typsend = 0 OR t.typreceive = 0 OR t.oid = 'pg_catalog.tsvector'::regtype
+             OR (t.typnamespace = 'pg_catalog'::regnamespace AND t.typname LIKE 'reg%')
+             OR (inner_types.nested AND t.oid >= 16384))"""
 _COLUMNS = _list(
-    """json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
+    f"""json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
         'default', pg_get_expr(d.adbin, d.adrelid), 'generated', a.attgenerated, 'identity', a.attidentity,
         'collation', (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_catalog.pg_collation co
           JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
-          WHERE co.oid = a.attcollation AND co.collname <> 'default'))""",
+          WHERE co.oid = a.attcollation AND co.collname <> 'default'),
+        'send', (SELECT t.typsend::regproc::text FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typsend <> 0),
+        'binary_obstacles', {_BINARY_OBSTACLES})""",
     """pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped""",
     "a.attnum",
@@ -223,7 +254,9 @@ _SEQUENCES = _list(
     "a.attnum",
 )
 _TABLE = f"""json_build_object(
-    'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind, 'owner', pg_get_userbyid(c.relowner),
+    'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
+    'access_method', (SELECT amname FROM pg_catalog.pg_am WHERE oid = c.relam),
+    'heap_pages', pg_relation_size(c.oid) / current_setting('block_size')::bigint, 'owner', pg_get_userbyid(c.relowner),
     'comment', obj_description(c.oid, 'pg_class'), 'can_select', has_table_privilege(c.oid, 'SELECT'),
     'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
     'estimated_rows', c.reltuples::bigint, 'total_bytes', pg_total_relation_size(c.oid), 'table_bytes', pg_table_size(c.oid),

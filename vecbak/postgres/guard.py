@@ -144,9 +144,12 @@ class Guard:
         """The table's rows now."""
         return int(self._ask_json(queries.count_rows(table), f"counting {table.name}", timeout))
 
-    def row_bytes(self, table: Table, rows: int, *, timeout: float) -> float:
-        """The mean width of a row as text, in bytes, estimated from a sample."""
-        for query in (queries.sample_row_bytes(table, rows), queries.first_row_bytes(table)):
+    def row_bytes(self, table: Table, rows: int, *, binary: bool, timeout: float) -> float:
+        """The mean width of a row as COPY writes it, in bytes, estimated from a sample."""
+        for query in (
+            queries.sample_row_bytes(table, rows, binary=binary),
+            queries.first_row_bytes(table, binary=binary),
+        ):
             sample = self._ask_json(query, f"sampling {table.name}", timeout)
             if sample["rows"]:
                 return float(sample["bytes"])
@@ -156,13 +159,13 @@ class Guard:
         """A snapshot for workers and pg_dump; valid while this transaction lasts."""
         return str(self._ask_json("SELECT to_json(pg_export_snapshot());", "exporting the snapshot"))
 
-    def copy_progress(self, pids: Sequence[int]) -> dict[int, int]:
-        """Rows copied so far by server process; the question also keeps an idle connection from being dropped."""
+    def copy_progress(self, pids: Sequence[int], oids: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Process, table (0 for a query) and rows so far of each COPY; the question also keeps the connection from being dropped."""
         if self.server_version < 140000:
             self._ask_json("SELECT 1;", "keeping the connection alive")
-            return {}
-        rows = self._ask_json(queries.copy_progress(list(pids)), "asking for progress")
-        return {int(pid): int(count) for pid, count in rows.items()}
+            return []
+        found = self._ask_json(queries.copy_progress(list(pids), list(oids)), "asking for progress")
+        return [(int(pid), int(oid), int(rows)) for pid, oid, rows in found]
 
     def truncate(
         self, tables: Sequence[Table], *, seconds: float, on_wait: Callable[[], None] = lambda: None

@@ -115,6 +115,61 @@ def schema_dump_command(
     return [*command, *(f"--table={table}" for table in tables), *_database(conninfo)]
 
 
+def data_dump_command(
+    installation: Installation,
+    conninfo: str,
+    *,
+    table: str,
+    snapshot: str,
+    compression: str,
+    lock_seconds: float,
+    file: str,
+) -> list[str]:
+    """pg_dump of one table's rows in its custom format, under the guard's snapshot.
+
+    Args:
+        table: quoted and qualified.
+        compression: none, zstd, lz4 or gzip.
+        lock_seconds: how long it may wait for the table's lock, in seconds.
+        file: the output file.
+    """
+    command = [installation.program("pg_dump"), "--no-password", "--data-only", "--format=custom", "--strict-names"]
+    command += [f"--compress={dump_compression(installation, compression)}", f"--snapshot={snapshot}"]
+    command += [f"--lock-wait-timeout={round(lock_seconds * 1000)}", f"--file={file}", f"--table={table}"]
+    return [*command, *_database(conninfo)]
+
+
+def restore_list_command(installation: Installation, file: str) -> list[str]:
+    """pg_restore that prints a dump as SQL."""
+    return [installation.program("pg_restore"), "--file=-", file]
+
+
+def dump_compression(installation: Installation, compression: str) -> str:
+    """pg_dump's own word for a compression; before version 16 it knows gzip's levels only."""
+    if installation.major < 16:
+        return {"none": "0", "gzip": "1"}[compression]
+    return {"none": "none", "gzip": "gzip:1", "lz4": "lz4", "zstd": "zstd:1"}[compression]
+
+
+def check_dump_compression(runner: Runner, installation: Installation, compression: str) -> None:
+    """Refuse a compression that this pg_dump was not built with.
+
+    Raises:
+        Refused: says what else there is.
+    """
+    supported = installation.major >= 16 or compression in {"none", "gzip"}
+    if supported and compression != "none":
+        # it says so before it connects; the host is a folder that cannot exist
+        probe = [installation.program("pg_dump"), "--no-password", "--format=custom", "--dbname=host=/dev/null/none"]
+        done = runner.run([*probe, f"--compress={dump_compression(installation, compression)}"], timeout=20)
+        supported = "/dev/null/none" in done.stderr
+    if not supported:
+        raise Refused(
+            f"pg_dump {installation.major} in {installation.folder} was not built with {compression}",
+            "Choose another backup.compression, or format csv or binary, which use the program of that name.",
+        )
+
+
 def _database(conninfo: str) -> list[str]:
     return [f"--dbname={conninfo}"] if conninfo else []
 

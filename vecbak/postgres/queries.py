@@ -6,7 +6,7 @@ DESIGN.md section 2 says why each statement stands where it stands.
 from __future__ import annotations
 
 from vecbak.postgres.catalog import Table
-from vecbak.postgres.names import TableName, quote_literal
+from vecbak.postgres.names import TableName, quote_identifier, quote_literal
 
 ADVISORY_CLASS = 0x76656362  # "vecb": the upper half of the advisory keys, the table's oid is the lower
 
@@ -139,22 +139,26 @@ def count_rows(table: Table) -> str:
     return f"SELECT count(*) FROM {table.source};"
 
 
-def sample_row_bytes(table: Table, rows: int) -> str:
-    """The mean width of a row as text, in bytes, from about a hundred rows spread over the table."""
+def sample_row_bytes(table: Table, rows: int, *, binary: bool) -> str:
+    """The mean width of a row as COPY writes it, in bytes, from about a hundred rows spread over the table."""
     percent = 100 if rows <= 200 else max(0.0001, min(100, 20_000 / rows))
-    row = f"ROW({table.column_list})::text"
-    return f"""
-SELECT json_build_object('rows', count(*), 'bytes', coalesce(avg(octet_length(s.r)), 0))
-FROM (SELECT {row} AS r FROM {table.source} TABLESAMPLE SYSTEM ({percent:.6f}) LIMIT 200) AS s;
-"""
+    return _row_bytes(table, f"TABLESAMPLE SYSTEM ({percent:.6f}) LIMIT 200", binary=binary)
 
 
-def first_row_bytes(table: Table) -> str:
+def first_row_bytes(table: Table, *, binary: bool) -> str:
     """The same from the first rows, for when the sample was empty."""
-    row = f"ROW({table.column_list})::text"
+    return _row_bytes(table, "LIMIT 100", binary=binary)
+
+
+def _row_bytes(table: Table, sample: str, *, binary: bool) -> str:
+    if binary:
+        sends = [(column.send, quote_identifier(column.name)) for column in table.columns if not column.generated]
+        width = " + ".join(["2", *(f"4 + coalesce(octet_length({send}({name})), 0)" for send, name in sends)])
+    else:
+        width = f"octet_length(ROW({table.column_list})::text)"
     return f"""
-SELECT json_build_object('rows', count(*), 'bytes', coalesce(avg(octet_length(s.r)), 0))
-FROM (SELECT {row} AS r FROM {table.source} LIMIT 100) AS s;
+SELECT json_build_object('rows', count(*), 'bytes', coalesce(avg(s.width), 0))
+FROM (SELECT {width} AS width FROM {table.source} {sample}) AS s;
 """
 
 
@@ -174,21 +178,34 @@ def identify(tables: list[Table]) -> str:
     return f"SELECT json_build_object('pid', pg_backend_pid(), 'oids', json_build_array({names}));"
 
 
-def copy_to_file(table: Table, file: str) -> str:
-    """psql's \\copy of a table into a file of its working directory; columns named, so that generated ones stay out.
+def copy_to_file(table: Table, condition: str, file: str, options: str, program: str | None = None) -> str:
+    """psql's \\copy of some rows into a file of its working directory; columns named, so that generated ones stay out.
 
     Args:
+        condition: ` WHERE …`, or nothing.
         file: a name without quotes or backslashes, as `vecbak.backups.files` makes them.
+        options: COPY's, e.g. `format binary`.
+        program: a compressor's command line; its shell opens the file, so that it stays the one that was created.
     """
-    return f"\\copy (SELECT {table.column_list} FROM {table.source}) to '{file}' with (format csv, header true)"
+    query = f"SELECT {table.column_list} FROM {table.source}{condition}"
+    target = f"'{file}'" if program is None else f"program '{program} > {file}'"
+    return f"\\copy ({query}) to {target} with ({options})"
 
 
-def copy_progress(pids: list[int]) -> str:
-    """Rows copied so far by each backend (pg_stat_progress_copy, PostgreSQL 14+)."""
+def copy_progress(pids: list[int], oids: list[int]) -> str:
+    """Rows copied so far (pg_stat_progress_copy, PostgreSQL 14+), by our sessions and by pg_dump's, which name the table.
+
+    Args:
+        pids: server processes of our sessions; their COPY of a query has no relid.
+        oids: tables that pg_dump copies.
+    """
     return f"""
 SELECT pg_stat_clear_snapshot();
-SELECT coalesce(json_object_agg(pid, tuples_processed), '{{}}') FROM pg_catalog.pg_stat_progress_copy
-WHERE pid IN ({", ".join(str(pid) for pid in pids)});
+SELECT coalesce(json_agg(json_build_array(p.pid, p.relid::bigint, p.tuples_processed)), '[]')
+FROM pg_catalog.pg_stat_progress_copy p LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = p.pid
+WHERE p.pid IN ({", ".join(str(pid) for pid in [0, *pids])})
+   OR (a.application_name = 'pg_dump' AND p.datid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+       AND p.relid IN ({", ".join(str(oid) for oid in [0, *oids])}));
 """
 
 

@@ -209,6 +209,7 @@ class Runner(Protocol):
         timeout: float,
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        consume: Callable[[bytes], None] | None = None,
     ) -> Completed:
         """Run a program to its end."""
 
@@ -264,11 +265,13 @@ class LocalRunner:
         timeout: float,
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        consume: Callable[[bytes], None] | None = None,
     ) -> Completed:
         """Run a program to its end, its output kept (of standard error the last MiB).
 
         Args:
             timeout: seconds; then SIGINT, and SIGKILL after the grace time.
+            consume: is handed its standard output piece by piece, which then is not kept.
 
         Raises:
             ProgramMissing: it does not exist or cannot be executed.
@@ -276,8 +279,19 @@ class LocalRunner:
         """
         process = self.start(argv, folder=folder, environment=environment)
         process.close_descriptor(process.stdin)
+
+        def handed_over() -> bool:
+            if consume and process.output:
+                consume(bytes(process.output))
+                process.output.clear()
+            return False
+
         deadline = time.monotonic() + timeout
-        code = process.wait(max(0.1, deadline - time.monotonic())) if process.exchange(b"", deadline) else None
+        code = (
+            process.wait(max(0.1, deadline - time.monotonic()))
+            if process.exchange(b"", deadline, handed_over)
+            else None
+        )
         in_time = code is not None
         code = process.stop() if code is None else code
         process.close()

@@ -26,14 +26,17 @@ class Worker:
         """The table's rows under the snapshot."""
         return int(self._session.ask_json(queries.count_rows(table), timeout=timeout, step=f"counting {table.name}"))
 
-    def copy(self, table: Table, file: str, *, timeout: float) -> int:
-        r"""`\copy` the table into a file of the session's folder; the rows that psql says it copied.
+    def copy(self, request: str, *, step: str, timeout: float) -> int:
+        r"""Run a `\copy`; the rows that psql says it copied.
+
+        Args:
+            request: from `vecbak.postgres.queries.copy_to_file`.
+            step: what is being done, for messages.
 
         Raises:
             SessionFailed: the copy failed (the server, the disk, a signal) or took longer than `timeout` seconds.
         """
-        answer = self._session.ask(queries.copy_to_file(table, file), timeout=timeout, step=f"copying {table.name}")
-        return answer.row_count
+        return self._session.ask(request, timeout=timeout, step=step).row_count
 
     def close(self) -> None:
         """End the session and with it its locks."""

@@ -1,0 +1,176 @@
+r"""Two ways to get rows into a file: psql's `\copy`, alone or through a compressor, and pg_dump."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vecbak.backups.files import FileDamaged, FinishedFile
+from vecbak.backups.formats import COMPRESSORS, COPY_OPTIONS, ContentCheck, content_check
+from vecbak.errors import BackupFailed, VecbakError
+from vecbak.operations.parts import Part
+from vecbak.postgres import queries
+from vecbak.postgres.catalog import Table
+from vecbak.postgres.connection import Endpoint
+from vecbak.postgres.programs import Installation, data_dump_command, restore_list_command
+from vecbak.postgres.runner import Runner
+from vecbak.postgres.worker import Worker
+
+
+@dataclass(frozen=True)
+class CopyTask:
+    """One file to make: the config's name for its table, the part of it, and the file's final name."""
+
+    label: str
+    table: Table
+    part: Part
+    file: str
+
+
+class Exporter(Protocol):
+    """One way to make and to examine a data file."""
+
+    def export(self, worker: Worker, task: CopyTask, file: str) -> int | None:
+        """Write the file; the rows that the program says it wrote, if it says so."""
+
+    def content_check(self) -> ContentCheck | None:
+        """What is looked for in the bytes while they are hashed."""
+
+    def examine(self, task: CopyTask, file: FinishedFile) -> int | None:
+        """Let the fitting program read the finished file; the rows in it, where that tells them.
+
+        Raises:
+            FileDamaged: it cannot be read to its end.
+        """
+
+
+@dataclass(frozen=True)
+class CopyExporter:
+    r"""`\copy` in the worker's own session, compressed by a program that psql starts.
+
+    Attributes:
+        seconds: for one file.
+    """
+
+    runner: Runner
+    format: str
+    compression: str
+    seconds: float
+
+    def request(self, task: CopyTask, file: str) -> str:
+        r"""The `\copy` itself."""
+        compressor = COMPRESSORS.get(self.compression)
+        program = " ".join([compressor.program, *compressor.compress]) if compressor else None
+        return queries.copy_to_file(task.table, task.part.condition, file, COPY_OPTIONS[self.format], program)
+
+    def export(self, worker: Worker, task: CopyTask, file: str) -> int | None:
+        """Run it; psql's own count."""
+        return worker.copy(self.request(task, file), step=f"copying {task.table.name}", timeout=self.seconds)
+
+    def content_check(self) -> ContentCheck | None:
+        """By format; a compressed file's content is its program's to check."""
+        return content_check(self.format, self.compression)
+
+    def examine(self, task: CopyTask, file: FinishedFile) -> int | None:
+        """Let the compressor test its file."""
+        compressor = COMPRESSORS.get(self.compression)
+        if compressor is None:
+            return file.rows
+        done = self.runner.run([compressor.program, *compressor.test, str(file.path)], timeout=self.seconds)
+        if done.exit_code != 0:
+            raise FileDamaged(f"{file.path.name} is no complete {compressor.program} file: {done.stderr.strip()}")
+        return None
+
+
+@dataclass(frozen=True)
+class DumpExporter:
+    """pg_dump under the guard's snapshot, one file a table; pg_restore then reads it back, and its rows are counted.
+
+    Attributes:
+        seconds: for one file.
+        lock_seconds: how long pg_dump may wait for its lock.
+    """
+
+    runner: Runner
+    endpoint: Endpoint
+    installation: Installation
+    snapshot: str
+    compression: str
+    folder: Path
+    seconds: float
+    lock_seconds: float
+
+    def export(self, worker: Worker, task: CopyTask, file: str) -> int | None:
+        """Run pg_dump; it does not tell how many rows it wrote."""
+        command = data_dump_command(
+            self.installation,
+            self.endpoint.conninfo,
+            table=task.table.sql,
+            snapshot=self.snapshot,
+            compression=self.compression,
+            lock_seconds=self.lock_seconds,
+            file=file,
+        )
+        done = self.runner.run(command, timeout=self.seconds, folder=self.folder, environment=self.endpoint.environment)
+        if done.exit_code != 0:
+            raise BackupFailed(f"pg_dump of {task.table.name} failed", output=done.stderr.strip())
+        return None
+
+    def content_check(self) -> ContentCheck | None:
+        """Only pg_restore can read it."""
+        return None
+
+    def examine(self, task: CopyTask, file: FinishedFile) -> int | None:
+        """Count the COPY lines that pg_restore makes of it."""
+        counter = CopyLineCounter()
+        command = restore_list_command(self.installation, file.path.name)
+        try:
+            done = self.runner.run(command, timeout=self.seconds, folder=self.folder, consume=counter.feed)
+        except VecbakError as error:
+            raise FileDamaged(f"{file.path.name}: {error.message}") from None
+        if done.exit_code != 0:
+            raise FileDamaged(f"{file.path.name} cannot be read by pg_restore: {done.stderr.strip()}")
+        return counter.rows
+
+
+class CopyLineCounter:
+    r"""Counts the lines between `COPY … FROM stdin;` and `\.` in what pg_restore prints; text format escapes line ends."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._copying = False
+        self._rest = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """The next bytes."""
+        data = self._rest + chunk
+        position = 0
+        while position < len(data):
+            position = self._data_lines(data, position) if self._copying else self._statement(data, position)
+            if position < 0:
+                return
+        self._rest = b""
+
+    def _statement(self, data: bytes, position: int) -> int:
+        end = data.find(b"\n", position)
+        if end < 0:
+            self._rest = data[position:]
+            return -1
+        line = data[position:end]
+        self._copying = line.startswith(b"COPY ") and line.endswith(b" FROM stdin;")
+        return end + 1
+
+    def _data_lines(self, data: bytes, position: int) -> int:
+        if data.startswith(b"\\.\n", position):
+            self._copying = False
+            return position + 3
+        end = data.find(b"\n\\.\n", position)
+        if end >= 0:
+            self.rows += data.count(b"\n", position, end + 1)
+            self._copying = False
+            return end + 4
+        last = data.rfind(b"\n", position)  # a line end may be the first byte of the end mark
+        self.rows += data.count(b"\n", position, max(last, position))
+        self._rest = data[max(last, position) :]
+        return -1

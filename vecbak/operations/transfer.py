@@ -1,0 +1,145 @@
+"""Moving the rows: the tasks, the crew that does them, and pg_dump of the schema, all under one snapshot."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from vecbak.backups.files import Draft, FinishedFile, data_name, schema_name
+from vecbak.backups.formats import file_ending
+from vecbak.operations.copying import CopyCrew
+from vecbak.operations.exporting import CopyExporter, CopyTask, DumpExporter, Exporter
+from vecbak.operations.job import Job
+from vecbak.operations.outcome import TableOutcome, outcomes_of
+from vecbak.operations.parts import Part, cut
+from vecbak.operations.schema_dump import SchemaDump
+from vecbak.operations.tally import Tally
+from vecbak.postgres.catalog import Table
+from vecbak.postgres.guard import Guard
+from vecbak.postgres.programs import Installation
+from vecbak.postgres.worker import Worker, open_worker
+
+
+class Transfer:
+    """Copies the tables of a run into its draft.
+
+    Args:
+        tables: by label, locked and counted by the guard.
+        counts: rows by label.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        guard: Guard,
+        installation: Installation,
+        dump_installation: Installation,
+        draft: Draft,
+        tables: Mapping[str, Table],
+        counts: Mapping[str, int],
+    ) -> None:
+        self._job = job
+        self._guard = guard
+        self._installation = installation
+        self._dump_installation = dump_installation
+        self._draft = draft
+        self._tables = dict(tables)
+        self._counts = counts
+
+    def run(self, on_poll: Callable[[], None]) -> tuple[list[TableOutcome], FinishedFile]:
+        """Copy everything; one table failing does not stop the others.
+
+        Args:
+            on_poll: called every quarter of a second; what it raises ends the transfer.
+
+        Returns:
+            An outcome for each table, good or bad, and the schema file.
+
+        Raises:
+            VecbakError: the workers could not be opened, the guard is gone, or pg_dump failed.
+        """
+        snapshot = self._guard.export_snapshot()
+        tasks = self._tasks()
+        parts = Counter(task.label for task in tasks)
+        tally = Tally(
+            self._job.progress, self._counts, parts, {table.oid: label for label, table in self._tables.items()}
+        )
+        crew = CopyCrew(
+            tasks,
+            self._draft,
+            self._exporter(snapshot),
+            functools.partial(self._open_worker, snapshot),
+            tally,
+            jobs=self._job.config.backup.jobs,
+            count_seconds=self._job.config.timeouts.copy_seconds,
+        )
+        names = [table.sql for table in self._tables.values()]
+        schema = SchemaDump(
+            self._job, self._dump_installation, self._draft, schema_name(self._draft.backup_id), names, snapshot
+        )
+
+        def poll() -> None:
+            on_poll()
+            tally.update(self._guard.copy_progress(tally.processes, tally.oids))
+
+        try:
+            crew.open()
+            schema.start()
+            return outcomes_of(crew.wait(poll), self._tables), schema.result(poll)
+        except BaseException:
+            crew.abort()
+            self._job.runner.stop_all()
+            raise
+        finally:
+            crew.join()
+            schema.join()
+
+    def _tasks(self) -> list[CopyTask]:
+        backup = self._job.config.backup
+        return [
+            CopyTask(
+                label,
+                table,
+                part,
+                data_name(label, self._draft.backup_id, file_ending(backup.format, backup.compression, part.number)),
+            )
+            for label, table in self._tables.items()
+            for part in self._parts(table)
+        ]
+
+    def _parts(self, table: Table) -> list[Part]:
+        backup = self._job.config.backup
+        if backup.format == "pg_dump":
+            return [Part()]
+        version = self._guard.server_version
+        return cut(table, part_bytes=backup.part_bytes, jobs=backup.jobs, server_version=version)
+
+    def _exporter(self, snapshot: str) -> Exporter:
+        backup, timeouts = self._job.config.backup, self._job.config.timeouts
+        if backup.format != "pg_dump":
+            return CopyExporter(self._job.runner, backup.format, backup.compression, timeouts.copy_seconds)
+        return DumpExporter(
+            self._job.runner,
+            self._job.endpoint,
+            self._dump_installation,
+            snapshot,
+            backup.compression,
+            self._draft.folder,
+            timeouts.copy_seconds,
+            timeouts.lock_seconds,
+        )
+
+    def _open_worker(self, snapshot: str) -> Worker:
+        timeouts = self._job.config.timeouts
+        return open_worker(
+            self._job.runner,
+            self._job.endpoint,
+            self._installation,
+            folder=self._draft.folder,
+            snapshot=snapshot,
+            server_version=self._guard.server_version,
+            tables=list(self._tables.values()),
+            connect_seconds=timeouts.connect_seconds,
+            lock_seconds=timeouts.lock_seconds,
+        )

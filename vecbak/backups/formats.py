@@ -28,6 +28,7 @@ class Compressor:
         program: its name on PATH.
         ending: of its files.
         compress: its arguments, from standard input to standard output.
+        decompress: its arguments before the name of a file, to standard output.
         test: its arguments before the name of a file to be checked for completeness.
         ratio: what is left of COPY's text at the most, a cautious guess for the disk space; vectors in binary do not shrink.
     """
@@ -35,24 +36,26 @@ class Compressor:
     program: str
     ending: str
     compress: tuple[str, ...]
+    decompress: tuple[str, ...]
     test: tuple[str, ...]
     ratio: float
 
 
 COMPRESSORS: dict[str, Compressor] = {
-    "zstd": Compressor("zstd", ".zst", ("-q", "-1", "-c"), ("-q", "-t"), 0.7),
-    "lz4": Compressor("lz4", ".lz4", ("-q", "-1", "-c"), ("-q", "-t"), 0.9),
-    "gzip": Compressor("gzip", ".gz", ("-1", "-c"), ("-q", "-t"), 0.7),
+    "zstd": Compressor("zstd", ".zst", ("-q", "-1", "-c"), ("-q", "-d", "-c"), ("-q", "-t"), 0.7),
+    "lz4": Compressor("lz4", ".lz4", ("-q", "-1", "-c"), ("-q", "-d", "-c"), ("-q", "-t"), 0.9),
+    "gzip": Compressor("gzip", ".gz", ("-1", "-c"), ("-q", "-d", "-c"), ("-q", "-t"), 0.7),
 }
 
 
 def file_ending(format: str, compression: str, part: int | None = None) -> str:
-    """`.csv`, `.part0001.bin.zst`; a `.dump` is compressed inside, by pg_dump itself.
+    """`.csv`, `.part0001.bin.zst`.
 
     Args:
+        compression: of the file itself; none for a dump that pg_dump compresses inside.
         part: counted from 1; None for a table in one file.
     """
-    compressor = COMPRESSORS.get(compression) if format != "pg_dump" else None
+    compressor = COMPRESSORS.get(compression)
     return (f".part{part:04d}" if part else "") + ENDINGS[format] + (compressor.ending if compressor else "")
 
 

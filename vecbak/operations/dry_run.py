@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from vecbak.backups.files import data_name, schema_name
-from vecbak.backups.formats import file_ending
-from vecbak.operations.exporting import CopyExporter, CopyTask
+from vecbak.backups.formats import COMPRESSORS, file_ending
+from vecbak.operations.exporting import CopyExporter, CopyTask, outside_compression
 from vecbak.operations.job import Job
 from vecbak.operations.parts import Part, cut
 from vecbak.operations.preview import read_facts
@@ -19,6 +19,7 @@ from vecbak.postgres import queries
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.names import TableName
 from vecbak.postgres.programs import (
+    Installation,
     data_dump_command,
     fitting_installation,
     pg_dump_installation,
@@ -92,6 +93,8 @@ def _data_lines(
     job: Job, psql: list[str], tables: Mapping[TableName, Table], version: int, backup_id: str
 ) -> list[str]:
     backup = job.config.backup
+    dump = pg_dump_installation(job.installations, version // 10000)
+    outside = outside_compression(job.runner, backup, dump)
     lines = []
     for name, table in tables.items():
         whole = backup.format == "pg_dump"
@@ -99,23 +102,32 @@ def _data_lines(
             [Part()] if whole else cut(table, part_bytes=backup.part_bytes, jobs=backup.jobs, server_version=version)
         )
         for part in parts:
-            ending = file_ending(backup.format, backup.compression, part.number)
-            task = CopyTask(str(name), table, part, data_name(str(name), backup_id, ending))
-            lines.append(_dump_line(job, task, version) if whole else _worker_line(job, psql, tables, task, version))
+            task = CopyTask(
+                str(name),
+                table,
+                part,
+                data_name(str(name), backup_id, file_ending(backup.format, outside, part.number)),
+            )
+            lines.append(
+                _dump_line(job, dump, task, outside) if whole else _worker_line(job, psql, tables, task, version)
+            )
     return lines
 
 
-def _dump_line(job: Job, task: CopyTask, version: int) -> str:
+def _dump_line(job: Job, installation: Installation, task: CopyTask, outside: str) -> str:
+    compressor = COMPRESSORS.get(outside)
+    file = task.file + job.config.backup.backup_temp_suffix
     command = data_dump_command(
-        pg_dump_installation(job.installations, version // 10000),
+        installation,
         job.endpoint.conninfo,
         table=task.table.sql,
         snapshot="SNAPSHOT",
-        compression=job.config.backup.compression,
+        compression="none" if compressor else job.config.backup.compression,
         lock_seconds=job.config.timeouts.lock_seconds,
-        file=task.file + job.config.backup.backup_temp_suffix,
+        file=None if compressor else file,
     )
-    return _with_snapshot(command)
+    through = f" | {shlex.join([compressor.program, *compressor.compress])} > {shlex.quote(file)}" if compressor else ""
+    return _with_snapshot(command) + through
 
 
 def _with_snapshot(command: list[str]) -> str:

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Protocol
 
 from vecbak.backups.files import FileDamaged, FinishedFile
-from vecbak.backups.formats import COMPRESSORS, COPY_OPTIONS, ContentCheck, content_check
+from vecbak.backups.formats import COMPRESSORS, COPY_OPTIONS, Compressor, ContentCheck, content_check
+from vecbak.config import Backup
 from vecbak.errors import BackupFailed, VecbakError
 from vecbak.operations.parts import Part
 from vecbak.postgres import queries
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.connection import Endpoint
-from vecbak.postgres.programs import Installation, data_dump_command, restore_list_command
-from vecbak.postgres.runner import Runner
+from vecbak.postgres.programs import Installation, data_dump_command, dump_compresses, restore_list_command
+from vecbak.postgres.runner import Completed, Runner
 from vecbak.postgres.worker import Worker
 
 
@@ -88,6 +89,8 @@ class DumpExporter:
     """pg_dump under the guard's snapshot, one file a table; pg_restore then reads it back, and its rows are counted.
 
     Attributes:
+        inside: what pg_dump itself compresses with.
+        outside: what its output is piped through, if pg_dump was not built with what is asked for.
         seconds: for one file.
         lock_seconds: how long pg_dump may wait for its lock.
     """
@@ -96,26 +99,48 @@ class DumpExporter:
     endpoint: Endpoint
     installation: Installation
     snapshot: str
-    compression: str
+    inside: str
+    outside: str
     folder: Path
     seconds: float
     lock_seconds: float
 
-    def export(self, worker: Worker, task: CopyTask, file: str) -> int | None:
-        """Run pg_dump; it does not tell how many rows it wrote."""
-        command = data_dump_command(
+    def command(self, task: CopyTask, file: str | None) -> list[str]:
+        """pg_dump's argv."""
+        return data_dump_command(
             self.installation,
             self.endpoint.conninfo,
             table=task.table.sql,
             snapshot=self.snapshot,
-            compression=self.compression,
+            compression=self.inside,
             lock_seconds=self.lock_seconds,
             file=file,
         )
-        done = self.runner.run(command, timeout=self.seconds, folder=self.folder, environment=self.endpoint.environment)
-        if done.exit_code != 0:
-            raise BackupFailed(f"pg_dump of {task.table.name} failed", output=done.stderr.strip())
+
+    def export(self, worker: Worker, task: CopyTask, file: str) -> int | None:
+        """Run pg_dump; it does not tell how many rows it wrote."""
+        compressor = COMPRESSORS.get(self.outside)
+        ended = self._dump(task, file) if compressor is None else self._dump_through(compressor, task, file)
+        for name, done in ended.items():
+            if done.exit_code != 0:
+                raise BackupFailed(f"{name} of {task.table.name} failed", output=done.stderr.strip())
         return None
+
+    def _dump(self, task: CopyTask, file: str) -> dict[str, Completed]:
+        command, environment = self.command(task, file), self.endpoint.environment
+        return {"pg_dump": self.runner.run(command, timeout=self.seconds, folder=self.folder, environment=environment)}
+
+    def _dump_through(self, compressor: Compressor, task: CopyTask, file: str) -> dict[str, Completed]:
+        with (self.folder / file).open("r+b") as target:
+            dump, compress = self.runner.pipe(
+                self.command(task, None),
+                [compressor.program, *compressor.compress],
+                timeout=self.seconds,
+                folder=self.folder,
+                environment=self.endpoint.environment,
+                output=target.fileno(),
+            )
+        return {compressor.program: compress, "pg_dump": dump}
 
     def content_check(self) -> ContentCheck | None:
         """Only pg_restore can read it."""
@@ -124,14 +149,35 @@ class DumpExporter:
     def examine(self, task: CopyTask, file: FinishedFile) -> int | None:
         """Count the COPY lines that pg_restore makes of it."""
         counter = CopyLineCounter()
-        command = restore_list_command(self.installation, file.path.name)
+        compressor = COMPRESSORS.get(self.outside)
+        name = file.path.name
         try:
-            done = self.runner.run(command, timeout=self.seconds, folder=self.folder, consume=counter.feed)
+            if compressor is None:
+                command = restore_list_command(self.installation, name)
+                ended = [self.runner.run(command, timeout=self.seconds, folder=self.folder, consume=counter.feed)]
+            else:
+                ended = list(
+                    self.runner.pipe(
+                        [compressor.program, *compressor.decompress, name],
+                        restore_list_command(self.installation, None),
+                        timeout=self.seconds,
+                        folder=self.folder,
+                        consume=counter.feed,
+                    )
+                )
         except VecbakError as error:
-            raise FileDamaged(f"{file.path.name}: {error.message}") from None
-        if done.exit_code != 0:
-            raise FileDamaged(f"{file.path.name} cannot be read by pg_restore: {done.stderr.strip()}")
+            raise FileDamaged(f"{name}: {error.message}") from None
+        for done in ended:
+            if done.exit_code != 0:
+                raise FileDamaged(f"{name} cannot be read by pg_restore: {done.stderr.strip()}")
         return counter.rows
+
+
+def outside_compression(runner: Runner, backup: Backup, dump_installation: Installation) -> str:
+    """What the files themselves are compressed with: none where pg_dump does it inside."""
+    if backup.format == "pg_dump" and dump_compresses(runner, dump_installation, backup.compression):
+        return "none"
+    return backup.compression
 
 
 class CopyLineCounter:

@@ -13,10 +13,11 @@ from pathlib import Path
 from vecbak.backups.formats import COMPRESSORS
 from vecbak.config import Backup
 from vecbak.errors import Refused
+from vecbak.operations.exporting import outside_compression
 from vecbak.operations.job import Job
 from vecbak.postgres.catalog import Facts, Table
 from vecbak.postgres.names import has_control_characters
-from vecbak.postgres.programs import Installation, check_dump_compression
+from vecbak.postgres.programs import Installation
 from vecbak.results import human_size
 
 _KINDS = {
@@ -123,12 +124,9 @@ def check_format(job: Job, tables: Sequence[Table], dump_installation: Installat
         Refused: names the columns, or the program.
     """
     backup = job.config.backup
-    if backup.format == "pg_dump":
-        check_dump_compression(job.runner, dump_installation, backup.compression)
-        return
     if backup.format == "binary":
         _check_binary(tables)
-    compressor = COMPRESSORS.get(backup.compression)
+    compressor = COMPRESSORS.get(outside_compression(job.runner, backup, dump_installation))
     if compressor and not shutil.which(compressor.program):
         raise Refused(
             f"the program {compressor.program} was not found, and backup.compression asks for it",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from vecbak.backups.files import Draft, FinishedFile, data_name, schema_name
 from vecbak.backups.formats import file_ending
 from vecbak.operations.copying import CopyCrew
-from vecbak.operations.exporting import CopyExporter, CopyTask, DumpExporter, Exporter
+from vecbak.operations.exporting import CopyExporter, CopyTask, DumpExporter, Exporter, outside_compression
 from vecbak.operations.job import Job
 from vecbak.operations.outcome import TableOutcome, outcomes_of
 from vecbak.operations.parts import Part, cut
@@ -46,6 +46,7 @@ class Transfer:
         self._draft = draft
         self._tables = dict(tables)
         self._counts = counts
+        self._outside = outside_compression(job.runner, job.config.backup, dump_installation)
 
     def run(self, on_poll: Callable[[], None]) -> tuple[list[TableOutcome], FinishedFile]:
         """Copy everything; one table failing does not stop the others.
@@ -96,13 +97,13 @@ class Transfer:
             schema.join()
 
     def _tasks(self) -> list[CopyTask]:
-        backup = self._job.config.backup
+        ending = functools.partial(file_ending, self._job.config.backup.format, self._outside)
         return [
             CopyTask(
                 label,
                 table,
                 part,
-                data_name(label, self._draft.backup_id, file_ending(backup.format, backup.compression, part.number)),
+                data_name(label, self._draft.backup_id, ending(part.number)),
             )
             for label, table in self._tables.items()
             for part in self._parts(table)
@@ -124,7 +125,8 @@ class Transfer:
             self._job.endpoint,
             self._dump_installation,
             snapshot,
-            backup.compression,
+            backup.compression if self._outside == "none" else "none",
+            self._outside,
             self._draft.folder,
             timeouts.copy_seconds,
             timeouts.lock_seconds,

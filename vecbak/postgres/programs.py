@@ -123,25 +123,25 @@ def data_dump_command(
     snapshot: str,
     compression: str,
     lock_seconds: float,
-    file: str,
+    file: str | None,
 ) -> list[str]:
     """pg_dump of one table's rows in its custom format, under the guard's snapshot.
 
     Args:
         table: quoted and qualified.
-        compression: none, zstd, lz4 or gzip.
+        compression: none, zstd, lz4 or gzip, if it was built with that.
         lock_seconds: how long it may wait for the table's lock, in seconds.
-        file: the output file.
+        file: the output file; None for standard output.
     """
     command = [installation.program("pg_dump"), "--no-password", "--data-only", "--format=custom", "--strict-names"]
     command += [f"--compress={dump_compression(installation, compression)}", f"--snapshot={snapshot}"]
-    command += [f"--lock-wait-timeout={round(lock_seconds * 1000)}", f"--file={file}", f"--table={table}"]
-    return [*command, *_database(conninfo)]
+    command += [f"--lock-wait-timeout={round(lock_seconds * 1000)}", f"--table={table}"]
+    return [*command, *([f"--file={file}"] if file else []), *_database(conninfo)]
 
 
-def restore_list_command(installation: Installation, file: str) -> list[str]:
-    """pg_restore that prints a dump as SQL."""
-    return [installation.program("pg_restore"), "--file=-", file]
+def restore_list_command(installation: Installation, file: str | None) -> list[str]:
+    """pg_restore that prints a dump as SQL; without a file it reads standard input."""
+    return [installation.program("pg_restore"), "--file=-", *([file] if file else [])]
 
 
 def dump_compression(installation: Installation, compression: str) -> str:
@@ -151,23 +151,16 @@ def dump_compression(installation: Installation, compression: str) -> str:
     return {"none": "none", "gzip": "gzip:1", "lz4": "lz4", "zstd": "zstd:1"}[compression]
 
 
-def check_dump_compression(runner: Runner, installation: Installation, compression: str) -> None:
-    """Refuse a compression that this pg_dump was not built with.
-
-    Raises:
-        Refused: says what else there is.
-    """
-    supported = installation.major >= 16 or compression in {"none", "gzip"}
-    if supported and compression != "none":
-        # it says so before it connects; the host is a folder that cannot exist
-        probe = [installation.program("pg_dump"), "--no-password", "--format=custom", "--dbname=host=/dev/null/none"]
-        done = runner.run([*probe, f"--compress={dump_compression(installation, compression)}"], timeout=20)
-        supported = "/dev/null/none" in done.stderr
-    if not supported:
-        raise Refused(
-            f"pg_dump {installation.major} in {installation.folder} was not built with {compression}",
-            "Choose another backup.compression, or format csv or binary, which use the program of that name.",
-        )
+def dump_compresses(runner: Runner, installation: Installation, compression: str) -> bool:
+    """Whether this pg_dump was built with a compression; if not, the program of that name compresses its output."""
+    if compression in {"none", "gzip"}:
+        return True
+    if installation.major < 16:
+        return False
+    # it says so before it connects; the host is a folder that cannot exist
+    probe = [installation.program("pg_dump"), "--no-password", "--format=custom", "--dbname=host=/dev/null/none"]
+    done = runner.run([*probe, f"--compress={dump_compression(installation, compression)}"], timeout=20)
+    return "/dev/null/none" in done.stderr
 
 
 def _database(conninfo: str) -> list[str]:

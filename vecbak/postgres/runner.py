@@ -47,9 +47,22 @@ class Completed:
 
 
 class Process:
-    """A running program with pipes to its standard streams; forked by, and dying with, the calling thread."""
+    """A running program with pipes to its standard streams; forked by, and dying with, the calling thread.
 
-    def __init__(self, argv: Sequence[str], environment: Mapping[str, str], folder: Path | None) -> None:
+    Args:
+        output: a descriptor that its standard output goes to, instead of a pipe to us.
+        source: a descriptor that its standard input comes from, instead of a pipe from us.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path | None,
+        *,
+        output: int | None = None,
+        source: int | None = None,
+    ) -> None:
         # Python's own pipes close on exec; sh hands the child's ends over as 0, 1 and 2
         child_stdin, self.stdin = os.pipe()
         self.stdout, child_stdout = os.pipe()
@@ -68,8 +81,8 @@ class Process:
                 signal.signal(number, signal.SIG_DFL)
 
         options: dict[str, Any] = {
-            "_in": child_stdin,
-            "_out": child_stdout,
+            "_in": child_stdin if source is None else source,
+            "_out": child_stdout if output is None else output,
             "_err": child_stderr,
             "_bg": True,
             "_bg_exc": False,
@@ -218,6 +231,19 @@ class Runner(Protocol):
     ) -> Process:
         """Start a program and leave its streams to the caller."""
 
+    def pipe(
+        self,
+        first: Sequence[str],
+        second: Sequence[str],
+        *,
+        timeout: float,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        output: int | None = None,
+        consume: Callable[[bytes], None] | None = None,
+    ) -> tuple[Completed, Completed]:
+        """Run two programs, the first one's output being the second one's input."""
+
     def stop_all(self) -> None:
         """End every program that still runs."""
 
@@ -251,12 +277,7 @@ class LocalRunner:
         Raises:
             ProgramMissing: it does not exist or cannot be executed.
         """
-        inherited = {**os.environ, "PG_COLOR": "never", **(environment or {})}
-        process = Process(argv, inherited, folder)
-        with self._lock:
-            self._processes = [item for item in self._processes if item.is_alive()]
-            self._processes.append(process)
-        return process
+        return self._begin(argv, folder, environment)
 
     def run(
         self,
@@ -278,7 +299,63 @@ class LocalRunner:
             ProgramTimeout: it was stopped; `output` holds what it had printed.
         """
         process = self.start(argv, folder=folder, environment=environment)
+        return self._complete(argv, process, time.monotonic() + timeout, consume)
+
+    def pipe(
+        self,
+        first: Sequence[str],
+        second: Sequence[str],
+        *,
+        timeout: float,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        output: int | None = None,
+        consume: Callable[[bytes], None] | None = None,
+    ) -> tuple[Completed, Completed]:
+        """Run two programs, the first one's output being the second one's input; both exit codes are told, unlike a shell's.
+
+        Args:
+            timeout: seconds, for both together.
+            output: a descriptor that the second one's standard output goes to.
+            consume: or else is handed it piece by piece.
+
+        Raises:
+            ProgramMissing: one of them cannot be run.
+            ProgramTimeout: one of them was stopped.
+        """
+        deadline = time.monotonic() + timeout
+        read_end, write_end = os.pipe()
+        with contextlib.ExitStack() as ends:
+            ends.callback(os.close, read_end)
+            try:
+                source = self._begin(first, folder, environment, output=write_end)
+            finally:
+                os.close(write_end)
+            sink = self._begin(second, folder, environment, source=read_end, output=output)
+        ended = self._complete(second, sink, deadline, consume)
+        return self._complete(first, source, deadline, None), ended
+
+    def _begin(
+        self,
+        argv: Sequence[str],
+        folder: Path | None,
+        environment: Mapping[str, str] | None,
+        *,
+        output: int | None = None,
+        source: int | None = None,
+    ) -> Process:
+        inherited = {**os.environ, "PG_COLOR": "never", **(environment or {})}
+        process = Process(argv, inherited, folder, output=output, source=source)
+        with self._lock:
+            self._processes = [item for item in self._processes if item.is_alive()]
+            self._processes.append(process)
+        return process
+
+    def _complete(
+        self, argv: Sequence[str], process: Process, deadline: float, consume: Callable[[bytes], None] | None
+    ) -> Completed:
         process.close_descriptor(process.stdin)
+        began = time.monotonic()
 
         def handed_over() -> bool:
             if consume and process.output:
@@ -286,19 +363,16 @@ class LocalRunner:
                 process.output.clear()
             return False
 
-        deadline = time.monotonic() + timeout
-        code = (
-            process.wait(max(0.1, deadline - time.monotonic()))
-            if process.exchange(b"", deadline, handed_over)
-            else None
-        )
+        ended = process.exchange(b"", deadline, handed_over)
+        code = process.wait(max(0.1, deadline - time.monotonic())) if ended else None
         in_time = code is not None
         code = process.stop() if code is None else code
         process.close()
         stdout, stderr = (self.mask(stream.decode("utf-8", "replace")) for stream in (process.output, process.errors))
         if not in_time:
+            seconds = time.monotonic() - began
             raise ProgramTimeout(
-                f"{Path(argv[0]).name} did not end within {timeout:g} s and was stopped", output=stderr
+                f"{Path(argv[0]).name} did not end within {seconds:.0f} s and was stopped", output=stderr
             )
         return Completed(code, stdout, stderr)
 

@@ -16,7 +16,7 @@ from msgspec import Meta
 from vecbak.backups.formats import Compression, Format
 from vecbak.postgres.names import TableName, parse_table_name
 
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=2_147_483)]  # PostgreSQL counts milliseconds in 32 bits
 Count = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -134,10 +134,12 @@ class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __post_init__(self) -> None:
         folder = PurePosixPath(self.backup_directory)
-        if folder.is_absolute() or ".." in folder.parts or "\0" in self.backup_directory:
+        if folder.is_absolute() or not folder.parts or ".." in folder.parts or "\0" in self.backup_directory:
             raise ValueError(
                 "`backup_directory` must be a folder below the output directory: neither absolute nor with `..`"
             )
+        if self.backup_temp_suffix.endswith("\n"):
+            raise ValueError("`backup_temp_suffix` must not hold a line end")
         if self.backup_temp_suffix in {".csv", ".bin", ".dump", ".json", ".sql", ".txt", ".log", ".zst", ".lz4", ".gz"}:
             raise ValueError(
                 f"`backup_temp_suffix` {self.backup_temp_suffix} is the ending of finished files; `.tmp` is not"
@@ -182,7 +184,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     )
 
     def __post_init__(self) -> None:
-        if self.log_file in {".", ".."}:
+        if self.log_file in {".", ".."} or "\n" in self.log_file:
             raise ValueError("`log_file` must be a file name")
 
 

@@ -16,6 +16,7 @@ from vecbak.config import Config, LoadedConfig
 from vecbak.errors import UsageError
 
 MAXIMUM_BYTES = 1_000_000
+MAXIMUM_NODES = 100_000
 
 _VARIABLE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
 _HINT = "`vecbak init` writes a commented starter file; config/ of the project holds its reference and JSON Schema."
@@ -29,9 +30,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, "a key is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
 
@@ -70,6 +69,8 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Load
         raise UsageError(f"{path}: {_explain(str(error))}", _HINT) from None
     except RecursionError:
         raise UsageError(f"{path}: nested too deeply", _HINT) from None
+    except UnicodeError:
+        raise UsageError(f"{path}: text that is not valid Unicode", _HINT) from None
     return LoadedConfig(config, path)
 
 
@@ -96,15 +97,37 @@ def _parse(path: Path, text: str) -> object:
         # str(error) would quote the line, which may hold a password
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UsageError(f"{path}: {place}not valid YAML: {error.problem or error.context}", _HINT) from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path}: {place}not valid YAML: {_without_values(str(error.problem))}", _HINT) from None
+    except Exception as error:  # noqa: BLE001 - PyYAML's constructors let anything through (AttributeError, ValueError …)
         raise UsageError(f"{path}: not valid YAML: {type(error).__name__}", _HINT) from None
+    _check_size(document, path)
     if document is None:
         return {}
     if not isinstance(document, dict):
         raise UsageError(f"{path}: expected keys and values, found {_kind(document)}", _HINT)
     # a section whose keys are all commented out, as in the starter file, is null to YAML
     return {key: value for key, value in document.items() if value is not None}
+
+
+def _without_values(problem: str) -> str:
+    # what it quotes may be a secret; signs and <stream end> are not
+    return re.sub(
+        r"'([^']*)'", lambda match: match.group() if re.fullmatch(r"\W+|<.*>", match.group(1)) else "…", problem
+    )
+
+
+def _check_size(document: object, path: Path) -> None:
+    """Aliases can make a small file a gigantic document."""
+    waiting, seen = [document], 0
+    while waiting:
+        item = waiting.pop()
+        seen += 1
+        if seen > MAXIMUM_NODES:
+            raise UsageError(f"{path}: more than {MAXIMUM_NODES:,} values; this is no configuration file", _HINT)
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple | set):
+            waiting += item
 
 
 def _fill_in(value: object, environment: Mapping[str, str], path: Path, key: str) -> object:

@@ -53,9 +53,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""
-        document = msgspec.to_builtins(self)
-        assert isinstance(document, dict)  # noqa: S101 - a struct becomes a dict
-        return document
+        return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
 
 
 def human_size(size_bytes: int) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vecbak.backups.formats import ContentCheck
+from vecbak.backups.writeback import start_writeback
 
 MANIFEST_PREFIX = "vector_backup_"
 SCHEMA_PREFIX = "vector_schema_"
@@ -124,7 +125,7 @@ class Draft:
         self._suffix = suffix
         self._claim = claim
         self._written: dict[Path, int] = {}
-        self._finished: dict[Path, os.stat_result] = {}
+        self._finished: dict[Path, Identity] = {}
         self._published = False
 
     @property
@@ -153,19 +154,24 @@ class Draft:
         path, final = self.folder / (name + self._suffix), self.folder / name
         descriptor = self._written[path]
         before = self._same_file(path, descriptor)
-        os.fsync(descriptor)
+        start_writeback(descriptor)  # the disk works while we hash
         size, sha256 = _read_through(descriptor, check.feed if check else None)
         if check and (problem := check.problem()):
             raise FileDamaged(f"{path.name} {problem}")
+        os.fsync(descriptor)
         if self._same_file(path, descriptor) != before or size != before.size:
             raise FileDamaged(f"{path.name} changed while its checksum was taken")
         if os.path.lexists(final):
             raise FileDamaged(f"{final.name} exists already")
         path.rename(final)
-        self._finished[final] = os.fstat(descriptor)
-        identity = Identity.of(self._finished[final])
+        identity = self._finished[final] = Identity.of(os.fstat(descriptor))
         os.close(self._written.pop(path))
         return FinishedFile(final, size, sha256, check.rows() if check else None, identity)
+
+    def start_writeback(self) -> None:
+        """Let the disk begin with what programs have written so far; fsync waits the less for it."""
+        for descriptor in list(self._written.values()):
+            start_writeback(descriptor)
 
     def publish(self, manifest: bytes) -> FinishedFile:
         """Write the manifest, last of all: with it the backup is valid.
@@ -181,6 +187,8 @@ class Draft:
         size, sha256 = _read_through(self._claim, None)
         if sha256 != hashlib.sha256(manifest).hexdigest():
             raise FileDamaged(f"{claim.name} does not hold what was written into it")
+        if os.path.lexists(self.manifest_path):
+            raise FileDamaged(f"{self.manifest_path.name} exists already")
         claim.rename(self.manifest_path)
         self._published = True
         sync_folder(self.folder)
@@ -221,8 +229,10 @@ class Draft:
         if self._claim < 0:
             return
         if not self._published:
-            for path, status in self._finished.items():
-                self._remove(path, status)
+            for path, identity in self._finished.items():
+                with contextlib.suppress(OSError):
+                    if Identity.of(os.lstat(path)) == identity:  # what was changed since is evidence, or not ours
+                        path.unlink()
             self._remove(self.folder / (manifest_name(self.backup_id) + self._suffix), os.fstat(self._claim))
             with contextlib.suppress(OSError):
                 sync_folder(self.folder)
@@ -273,7 +283,7 @@ def remove_leftovers(folder: Path, suffix: str) -> list[str]:
         if descriptor is None:
             continue
         try:
-            names = [] if (folder / manifest_name(backup_id)).exists() else _names_of(folder, backup_id, suffix)
+            names = [] if (folder / manifest_name(backup_id)).exists() else _unclaimed(folder, backup_id, suffix)
             for name in [*names, claim.name]:
                 (folder / name).unlink(missing_ok=True)
                 removed.append(name)
@@ -340,6 +350,13 @@ def _lock_abandoned(claim: Path) -> int | None:
         pass  # its owner lives
     os.close(descriptor)
     return None
+
+
+def _unclaimed(folder: Path, backup_id: str, suffix: str) -> list[str]:
+    # an id can be the end of another one: what could belong to a backup that is complete stays
+    others = [path.name[len(MANIFEST_PREFIX) : -len(".json")] for path in folder.glob(f"{MANIFEST_PREFIX}*.json")]
+    complete = {name for other in others for name in _names_of(folder, other, suffix)}
+    return [name for name in _names_of(folder, backup_id, suffix) if name not in complete]
 
 
 def _names_of(folder: Path, backup_id: str, suffix: str) -> list[str]:

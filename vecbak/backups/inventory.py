@@ -58,7 +58,7 @@ def search_folders(output_dir: Path | None, tasks_directory: Path, backup_direct
         tasks_directory: searched with everything below it, as is the current folder itself.
     """
     if output_dir is not None:
-        return [path for path in (output_dir, output_dir / backup_directory) if path.is_dir()]
+        return [path for path in dict.fromkeys((output_dir, output_dir / backup_directory)) if path.is_dir()]
     here = Path.cwd()
     below = sorted(Path(root) for root, _, _ in os.walk(tasks_directory))
     return list(dict.fromkeys(path.resolve() for path in (here, here / backup_directory, *below) if path.is_dir()))
@@ -116,7 +116,7 @@ def _pairs_in(folder: Path) -> Iterator[FoundPair]:
     found: dict[str, dict[str, Path]] = {}
     for path in folder.glob("langchain_pg_*.csv"):
         match = _PAIR.fullmatch(path.name)
-        if match:
+        if match and path.is_file() and not path.is_symlink():
             found.setdefault(match.group(2), {})[match.group(1)] = path
     for backup_id, paths in found.items():
         if len(paths) == 2:

@@ -6,7 +6,9 @@ It carries a checksum of itself, so that any change of any byte is noticed.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from datetime import datetime
 from pathlib import Path
 
@@ -120,14 +122,7 @@ def read(path: Path) -> Manifest:
     Raises:
         UsageError: it cannot be read, is no manifest of this version, or was changed.
     """
-    try:
-        if path.stat().st_size > MAXIMUM_BYTES:
-            raise UsageError(f"{path} is too large for a manifest", "Name a vector_backup_….json.")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read: {error.strerror}", "`vecbak list` shows the backups there are."
-        ) from None
+    data = _read_regular_file(path)
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -146,6 +141,22 @@ def read(path: Path) -> Manifest:
         )
     _check_names(path, manifest)
     return manifest
+
+
+def _read_regular_file(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > MAXIMUM_BYTES:
+                raise UsageError(
+                    f"{path} is no manifest: not a regular file, or too large", "Name a vector_backup_….json."
+                )
+            return file.read()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}", "`vecbak list` shows the backups there are."
+        ) from None
 
 
 def _check_names(path: Path, manifest: Manifest) -> None:

@@ -45,6 +45,12 @@ class VerifiedBackup:
             manifest = manifests.read(published.path)
         except UsageError as error:
             raise FileDamaged(error.message) from None
+        if not counts.keys() <= manifest.tables.keys() or manifest.tables.keys() != files.keys() - {""}:
+            raise FileDamaged("the manifest does not name the tables that were backed up")
+        for schema in files.get("", ()):
+            recorded_schema = (manifest.schema_file.name, manifest.schema_file.size_bytes, manifest.schema_file.sha256)
+            if recorded_schema != (schema.path.name, schema.size_bytes, schema.sha256):
+                raise FileDamaged("the manifest does not name the schema file as it was written")
         for label, entry in manifest.tables.items():
             recorded = [(file.name, file.size_bytes, file.sha256) for file in entry.files]
             if recorded != [(file.path.name, file.size_bytes, file.sha256) for file in files[label]]:

@@ -82,6 +82,7 @@ class Transfer:
 
         def poll() -> None:
             on_poll()
+            self._draft.start_writeback()
             tally.update(self._guard.copy_progress(tally.processes, tally.oids))
 
         try:

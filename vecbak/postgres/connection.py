@@ -9,10 +9,60 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 from vecbak.config import LoadedConfig
 from vecbak.errors import UsageError
+
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS, without secrets and replication
+KEYWORDS = frozenset(
+    [
+        "host",
+        "hostaddr",
+        "port",
+        "dbname",
+        "user",
+        "password",
+        "passfile",
+        "require_auth",
+        "channel_binding",
+        "connect_timeout",
+        "client_encoding",
+        "options",
+        "application_name",
+        "fallback_application_name",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "gssencmode",
+        "sslmode",
+        "sslnegotiation",
+        "sslcompression",
+        "sslcert",
+        "sslkey",
+        "sslcertmode",
+        "sslrootcert",
+        "sslcrl",
+        "sslcrldir",
+        "sslsni",
+        "requirepeer",
+        "ssl_min_protocol_version",
+        "ssl_max_protocol_version",
+        "min_protocol_version",
+        "max_protocol_version",
+        "krbsrvname",
+        "gsslib",
+        "gssdelegation",
+        "service",
+        "servicefile",
+        "target_session_attrs",
+        "load_balance_hosts",
+    ]
+)
+
+SECRET_KEYWORDS = frozenset({"sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"})
 
 _KEYWORD = re.compile(r"\s*([A-Za-z_]+)\s*=\s*")
 _VALUE = re.compile(r"'((?:[^'\\]|\\.)*)'|((?:[^\s'\\]|\\.)*)", re.DOTALL)
@@ -71,11 +121,6 @@ def endpoint_from_config(loaded: LoadedConfig) -> Endpoint:
                 f"{loaded.path}: connection.password: given twice, `dsn` has one too", "Keep one of the two."
             )
         password = connection.password
-    if "sslpassword" in parameters:
-        raise UsageError(
-            f"{loaded.path}: connection.dsn: sslpassword cannot be handed to psql without showing it",
-            "Use an unencrypted key with sslkey, readable by you alone.",
-        )
     if any("\0" in value for value in (*parameters.values(), password or "")):
         raise UsageError(f"{loaded.path}: connection: a value holds a NUL", "Remove it.")
     parameters.setdefault("connect_timeout", str(max(2, round(loaded.config.timeouts.connect_seconds))))
@@ -94,9 +139,15 @@ def parse_dsn(dsn: str, path: Path) -> dict[str, str]:
         UsageError: not a libpq connection string.
     """
     try:
-        if re.match(r"postgres(?:ql)?(?:\+\w+)?://", dsn):
-            return _parse_uri(dsn)
-        return _parse_keywords(dsn)
+        is_uri = re.match(r"postgres(?:ql)?(?:\+\w+)?://", dsn)
+        parameters = _parse_uri(dsn) if is_uri else _parse_keywords(dsn)
+        if secret := parameters.keys() & SECRET_KEYWORDS:
+            raise ValueError(f"{', '.join(sorted(secret))} cannot be handed to psql without showing it")
+        if parameters.keys() - KEYWORDS:
+            raise ValueError(
+                "it has a keyword that libpq does not know, or that vecbak cannot hand on without showing a secret"
+            )
+        return parameters
     except ValueError as error:
         raise UsageError(
             f"{path}: connection.dsn: {error}",
@@ -105,31 +156,49 @@ def parse_dsn(dsn: str, path: Path) -> dict[str, str]:
 
 
 def _parse_uri(dsn: str) -> dict[str, str]:
-    try:
-        uri = urlsplit(dsn)
-    except ValueError:
-        raise ValueError("not a connection URI") from None
-    login, _, hosts = uri.netloc.rpartition("@")
-    user, colon, password = login.partition(":")
-    parameters = {"user": unquote(user)} if user else {}
-    if colon:
-        parameters["password"] = unquote(password)
+    """As libpq's conninfo_uri_parse_options does it, which is not as RFC 3986 does: # and ? may stand in a password."""
+    rest = dsn.partition("://")[2]
+    parameters: dict[str, str] = {}
+    credentials = re.match(r"([^@/]*)@", rest)
+    if credentials:
+        user, colon, password = credentials.group(1).partition(":")
+        parameters |= {"user": _decode(user)} if user else {}
+        parameters |= {"password": _decode(password)} if colon else {}
+        rest = rest[credentials.end() :]
+    match = re.fullmatch(r"(?P<hosts>[^/?]*)(?:/(?P<dbname>[^?]*))?(?:\?(?P<query>.*))?", rest, re.DOTALL)
+    if not match:
+        raise ValueError("not a connection URI")
+    parameters |= _parse_hosts(match["hosts"])
+    if match["dbname"]:
+        parameters["dbname"] = _decode(match["dbname"])
+    for item in filter(None, (match["query"] or "").split("&")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError("what stands behind ? is not key=value&key=value")
+        if (key, value) == ("ssl", "true"):
+            key, value = "sslmode", "require"
+        parameters[_decode(key)] = _decode(value)
+    return parameters
+
+
+def _parse_hosts(hosts: str) -> dict[str, str]:
     names, ports = [], []
-    for host in filter(None, hosts.split(",")):
-        match = re.fullmatch(r"(\[[^\]]*\]|[^:]*)(?::(\d*))?", host)
+    for host in hosts.split(","):
+        match = re.fullmatch(r"(\[[^\]]+\]|[^:\[\]]*)(?::(\d*))?", host)
         if not match:
             raise ValueError("the host part of the URI cannot be read")
-        names.append(unquote(match.group(1).strip("[]")))
+        names.append(_decode(match.group(1).strip("[]")))
         ports.append(match.group(2) or "")
-    if any(names):
-        parameters["host"] = ",".join(names)
-    if any(ports):
-        parameters["port"] = ",".join(ports)
-    if uri.path.strip("/"):
-        parameters["dbname"] = unquote(uri.path[1:])
-    for key, value in parse_qsl(uri.query, keep_blank_values=True, strict_parsing=bool(uri.query)):
-        parameters[{"ssl": "sslmode"}.get(key, key)] = "require" if (key, value) == ("ssl", "true") else value
-    return parameters
+    parameters = {"host": ",".join(names)} if any(names) else {}
+    return parameters | ({"port": ",".join(ports)} if any(ports) else {})
+
+
+def _decode(text: str) -> str:
+    if "%00" in text:
+        raise ValueError("it holds a NUL (%00)")
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        raise ValueError("a % is not followed by two hexadecimal digits (write %25 for a percent sign)")
+    return unquote(text)
 
 
 def _parse_keywords(dsn: str) -> dict[str, str]:

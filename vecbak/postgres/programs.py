@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vecbak.errors import Refused
+from vecbak.errors import Refused, VecbakError
+from vecbak.postgres.queries import milliseconds
 from vecbak.postgres.runner import Runner
 
 DEBIAN_FOLDERS = Path("/usr/lib/postgresql")
@@ -49,7 +50,10 @@ def find_installations(runner: Runner, bin_dir: Path | None) -> tuple[Installati
     for folder, origin in [(bin_dir, "bin_dir")] if bin_dir else _candidate_folders():
         if folder in found or not _is_program(folder / "psql"):
             continue
-        answer = runner.run([str(folder / "psql"), "--version"], timeout=20)
+        try:
+            answer = runner.run([str(folder / "psql"), "--version"], timeout=20)
+        except VecbakError:
+            continue  # a broken program is as good as none
         match = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)
         if match and int(match.group(1)) >= OLDEST_PSQL:
             found[folder] = Installation(folder, int(match.group(1)), origin)
@@ -111,7 +115,7 @@ def schema_dump_command(
         "--strict-names",
         f"--snapshot={snapshot}",
     ]
-    command += [f"--lock-wait-timeout={round(lock_seconds * 1000)}", f"--file={file}"]
+    command += [f"--lock-wait-timeout={milliseconds(lock_seconds)}", f"--file={file}"]
     return [*command, *(f"--table={table}" for table in tables), *_database(conninfo)]
 
 
@@ -135,7 +139,7 @@ def data_dump_command(
     """
     command = [installation.program("pg_dump"), "--no-password", "--data-only", "--format=custom", "--strict-names"]
     command += [f"--compress={dump_compression(installation, compression)}", f"--snapshot={snapshot}"]
-    command += [f"--lock-wait-timeout={round(lock_seconds * 1000)}", f"--table={table}"]
+    command += [f"--lock-wait-timeout={milliseconds(lock_seconds)}", f"--table={table}"]
     return [*command, *([f"--file={file}"] if file else []), *_database(conninfo)]
 
 

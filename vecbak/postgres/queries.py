@@ -58,6 +58,11 @@ def pinned_settings(server_version: int) -> dict[str, str]:
     return settings
 
 
+def milliseconds(seconds: float) -> int:
+    """For PostgreSQL's timeouts, where 0 would mean: wait for ever."""
+    return max(1, round(seconds * 1000))
+
+
 def begin(server_version: int, *, isolation: str, access: str, application: str, lock_seconds: float) -> str:
     """Open a transaction and pin its settings; SET LOCAL, so that a transaction-pooling pooler keeps them with us.
 
@@ -69,7 +74,7 @@ def begin(server_version: int, *, isolation: str, access: str, application: str,
     """
     settings = {
         **pinned_settings(server_version),
-        "lock_timeout": f"{round(lock_seconds * 1000)}ms",
+        "lock_timeout": f"{milliseconds(lock_seconds)}ms",
         "application_name": application,
     }
     pins = [f"SET LOCAL {name} = '{value}';" for name, value in settings.items()]
@@ -213,7 +218,7 @@ def truncate(tables: list[Table], lock_seconds: float) -> str:
     """TRUNCATE all tables in one statement, never CASCADE, without ending psql if the lock is not granted."""
     names = ", ".join(table.sql for table in tables)
     return (
-        f"SET LOCAL lock_timeout = '{round(lock_seconds * 1000)}ms';\nSAVEPOINT vecbak_truncate;\n"
+        f"SET LOCAL lock_timeout = '{milliseconds(lock_seconds)}ms';\nSAVEPOINT vecbak_truncate;\n"
         f"\\set ON_ERROR_STOP off\nTRUNCATE TABLE {names} CONTINUE IDENTITY RESTRICT;\n\\set ON_ERROR_STOP on"
     )
 

@@ -14,13 +14,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import sh
 
-from vecbak.errors import VecbakError
+from vecbak.errors import ExitCode, VecbakError
 
 GRACE_SECONDS = 5.0
 KEPT_OUTPUT_BYTES = 1 << 20
@@ -32,9 +33,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class ProgramMissing(VecbakError):
     """The program to run does not exist or cannot be executed."""
 
+    exit_code = ExitCode.REFUSED
+
 
 class ProgramTimeout(VecbakError):
     """The program did not end in time and was stopped."""
+
+    exit_code = ExitCode.BACKUP_FAILED
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class Process:
         self.output = bytearray()
         self.errors = bytearray()
         self._closing = threading.Lock()
+        self._ending = threading.Lock()
+        self._code: int | None = None
         self._open_descriptors = {self.stdin, self.stdout, self.stderr}
         parent = os.getpid()
 
@@ -134,11 +141,14 @@ class Process:
                     return None
                 time.sleep(pause)
                 pause = min(pause * 2, 0.05)
-        try:
-            self._running.wait()
-        except sh.ErrorReturnCode as error:
-            return int(error.exit_code)
-        return 0
+        with self._ending:
+            if self._code is None:
+                try:
+                    self._running.wait()
+                    self._code = 0
+                except sh.ErrorReturnCode as error:  # raised once only, so it is kept
+                    self._code = int(error.exit_code)
+            return self._code
 
     def stop(self, grace: float = GRACE_SECONDS) -> int:
         """End it: standard input closed and SIGINT, then SIGKILL after `grace` seconds. Returns its exit code."""
@@ -171,7 +181,7 @@ class Process:
         with selectors.DefaultSelector() as selector:
             for descriptor in self._open_descriptors & buffers.keys():
                 selector.register(descriptor, selectors.EVENT_READ)
-            if request:
+            if request and self.stdin in self._open_descriptors:
                 os.set_blocking(self.stdin, False)
                 selector.register(self.stdin, selectors.EVENT_WRITE)
             while selector.get_map().keys() - {self.stdin}:
@@ -332,8 +342,11 @@ class LocalRunner:
             finally:
                 os.close(write_end)
             sink = self._begin(second, folder, environment, source=read_end, output=output)
-        ended = self._complete(second, sink, deadline, consume)
-        return self._complete(first, source, deadline, None), ended
+        # both at once: one that nobody reads would stop the other
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            feeding = reader.submit(self._complete, first, source, deadline, None)
+            ended = self._complete(second, sink, deadline, consume)
+            return feeding.result(), ended
 
     def _begin(
         self,

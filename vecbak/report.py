@@ -265,15 +265,15 @@ class BarProgress(LineProgress):
         self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> BarProgress:
-        self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def started(self, table: str, rows: int) -> None:
-        """A new bar."""
+        """A new bar; the first one starts the display, which until then would hide a question."""
         super().started(table, rows)
+        self._bars.start()
         self._tasks[table] = self._bars.add_task(table, total=rows)
 
     def advanced(self, table: str, rows: int) -> None:

@@ -7,12 +7,14 @@ is held the run lives, and what stands under its id without a manifest is nobody
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import fcntl
 import hashlib
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +28,7 @@ MANIFEST_PREFIX = "vector_backup_"
 SCHEMA_PREFIX = "vector_schema_"
 MAXIMUM_NAME_BYTES = 200
 READ_BYTES = 1 << 20
+RACY_NS = 100_000_000  # a kernel tick is 10 ms at the most; network file systems are coarser
 
 _DATA_ENDING = r"(?:\.part\d+)?\.(?:csv|bin|dump)(?:\.zst|\.lz4|\.gz)?"
 
@@ -49,16 +52,32 @@ class Identity:
         """From a stat result."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
+    def is_content_of(self, other: Identity) -> bool:
+        """Whether it is the same file with the same content; a rename changes ctime alone."""
+        return dataclasses.replace(self, changed_ns=other.changed_ns) == other
+
+    def is_racy(self) -> bool:
+        """Whether it was written so lately that a later change could bear the same time: the kernel's file times are coarse."""
+        return time.time_ns() - self.modified_ns < RACY_NS
+
 
 @dataclass(frozen=True)
 class FinishedFile:
-    """A file under its final name: size in bytes, SHA-256 in hex, rows where they were counted, and what stat said last."""
+    """A file under its final name.
+
+    Attributes:
+        sha256: in hex.
+        rows: where they were counted.
+        identity: what stat said when it got its name.
+        racy: whether a change might leave no trace in stat, so that only reading it again tells.
+    """
 
     path: Path
     size_bytes: int
     sha256: str
     rows: int | None
     identity: Identity
+    racy: bool = False
 
     def check_untouched(self) -> None:
         """Compare with the disk.
@@ -67,10 +86,12 @@ class FinishedFile:
             FileDamaged: it is gone, was replaced, or was touched since its checksum was taken.
         """
         try:
-            status = os.lstat(self.path)
+            same = Identity.of(os.lstat(self.path)) == self.identity
+            if same and self.racy:
+                same = hash_file(self.path) == (self.size_bytes, self.sha256)
         except OSError as error:
             raise FileDamaged(f"{self.path.name} is gone ({error.strerror})") from None
-        if Identity.of(status) != self.identity:
+        if not same:
             raise FileDamaged(f"{self.path.name} was changed or replaced after its checksum was taken")
 
 
@@ -165,8 +186,10 @@ class Draft:
             raise FileDamaged(f"{final.name} exists already")
         path.rename(final)
         identity = self._finished[final] = Identity.of(os.fstat(descriptor))
+        if not identity.is_content_of(before):
+            raise FileDamaged(f"{final.name} changed after its checksum was taken")
         os.close(self._written.pop(path))
-        return FinishedFile(final, size, sha256, check.rows() if check else None, identity)
+        return FinishedFile(final, size, sha256, check.rows() if check else None, identity, identity.is_racy())
 
     def start_writeback(self) -> None:
         """Let the disk begin with what programs have written so far; fsync waits the less for it."""
@@ -192,7 +215,8 @@ class Draft:
         claim.rename(self.manifest_path)
         self._published = True
         sync_folder(self.folder)
-        return FinishedFile(self.manifest_path, size, sha256, None, Identity.of(os.fstat(self._claim)))
+        identity = Identity.of(os.fstat(self._claim))
+        return FinishedFile(self.manifest_path, size, sha256, None, identity, identity.is_racy())
 
     def amend(self, manifest: bytes) -> None:
         """Replace the published manifest by one that says more; at every moment one of the two is there.

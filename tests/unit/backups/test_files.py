@@ -1,3 +1,4 @@
+import dataclasses
 import fcntl
 import hashlib
 import os
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from vecbak.backups import files
 from vecbak.backups.files import (
     FileDamaged,
+    Identity,
     data_name,
     encode_table_name,
     hash_file,
@@ -489,3 +491,36 @@ def test_another_suffix_is_another_run(tmp_path):
     left = leave(tmp_path)
     assert remove_leftovers(tmp_path, ".part") == []
     assert names_in(tmp_path) == sorted(left)
+
+
+def test_a_change_that_stat_does_not_show_is_found_in_a_file_just_written(tmp_path):
+    """The kernel's file times are coarse: a byte flipped within one tick leaves size and times as they were."""
+    draft = start_draft(tmp_path, datetime(2025, 7, 20, tzinfo=UTC), "%Y%m%d_%H%M%S", ".tmp")
+    (tmp_path / draft.create("a.csv")).write_bytes(b"x\n1\n")
+    file = dataclasses.replace(draft.finish("a.csv"), racy=True)
+    file.check_untouched()
+    file.path.write_bytes(b"x\n2\n")
+    unseen = dataclasses.replace(file, identity=Identity.of(os.lstat(file.path)))
+    with pytest.raises(FileDamaged):
+        unseen.check_untouched()
+    draft.close()
+
+
+@pytest.mark.parametrize("harm", ["shorten", "flip"])
+def test_harm_between_hash_and_rename_is_found(tmp_path, monkeypatch, harm):
+    draft = start_draft(tmp_path, datetime(2025, 7, 20, tzinfo=UTC), "%Y%m%d_%H%M%S", ".tmp")
+    path = tmp_path / draft.create("a.csv")
+    path.write_bytes(b"x\n1\n")
+    os.utime(path, (1, 1))
+    rename = Path.rename
+
+    def harm_then_rename(self, target):
+        self.write_bytes(b"x\n" if harm == "shorten" else b"x\n2\n")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", harm_then_rename)
+    with pytest.raises(FileDamaged):
+        draft.finish("a.csv")
+    monkeypatch.undo()
+    draft.close()
+    assert not list(tmp_path.glob("*.tmp"))

@@ -1,0 +1,99 @@
+"""vecbak on a real (pseudo) terminal: the question, the bars, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import time
+
+from tests.support import langchain
+from tests.support.command import VECBAK, environment
+from tests.support.programs import slow_pg_dump
+from tests.support.workspace import Workspace
+
+EMBEDDING = "langchain_pg_embedding"
+
+
+def on_terminal(*arguments, folder, answers=(), interrupt_at=None, seconds=60):
+    """Run vecbak on a terminal of its own: its exit code and everything it showed.
+
+    `answers` are pairs: what is waited for, what is typed then. `interrupt_at`: a function that says when to press Ctrl-C.
+    """
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(folder)
+        os.execve(VECBAK, [str(VECBAK), *map(str, arguments)], {**environment(), "TERM": "xterm", "COLUMNS": "100"})
+    shown, waiting = b"", list(answers)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.05)[0]:
+            try:
+                shown += os.read(terminal, 65536)
+            except OSError:
+                break
+        if waiting and waiting[0][0] in shown:
+            os.write(terminal, waiting.pop(0)[1])
+        if interrupt_at and interrupt_at():
+            os.write(terminal, b"\x03")
+            interrupt_at = None
+    else:
+        os.kill(pid, 9)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(terminal)
+    return code, shown.decode(errors="replace")
+
+
+def test_the_question_names_everything_and_no_means_no(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    arguments = ("truncate", "--output-dir", space.out)
+    code, shown = on_terminal(*arguments, folder=tmp_path, answers=[(b"[y/N]", b"n\n")])
+    assert code == 1, shown
+    for word in (
+        str(filled18.server.folder),
+        filled18.name,
+        EMBEDDING,
+        "62 rows",
+        "langchain_pg_collection",
+        "Writers",
+    ):
+        assert word in shown
+    assert filled18.count(EMBEDDING) == 62
+    assert not space.out.exists()
+
+
+def test_yes_truncates_and_shows_bars(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    arguments = ("truncate", "--output-dir", space.out)
+    code, shown = on_terminal(*arguments, folder=tmp_path, answers=[(b"[y/N]", b"y\n")])
+    assert code == 0, shown
+    assert "62/62" in shown
+    assert "truncated" in shown
+    assert filled18.count(EMBEDDING) == 0
+
+
+def test_yes_option_skips_the_question(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    code, shown = on_terminal("truncate", "--yes", "--output-dir", space.out, folder=tmp_path)
+    assert code == 0, shown
+    assert "[y/N]" not in shown
+
+
+def test_ctrl_c_at_the_question_and_in_mid_run(database18, tmp_path):
+    langchain.fill(database18, 100)
+    space = Workspace(tmp_path, database18)
+    began = time.monotonic()
+    code, shown = on_terminal(
+        "truncate", "--output-dir", space.out, folder=tmp_path, interrupt_at=lambda: time.monotonic() > began + 2
+    )
+    assert code == 130, shown
+    assert not space.out.exists()
+    space.save(connection={"bin_dir": str(slow_pg_dump(tmp_path, seconds=30))})
+    code, shown = on_terminal(
+        "truncate", "--yes", "--output-dir", space.out, folder=tmp_path,
+        interrupt_at=lambda: bool(list(space.backups.glob("*_embedding_*.csv"))),
+    )  # fmt: skip
+    assert code == 130, shown
+    assert "nothing was truncated" in shown
+    assert space.files() == ["vector_backup_log.txt"]
+    assert database18.count(EMBEDDING) == 100

@@ -93,6 +93,10 @@ class VectorTables(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         """The tables to back up, in the config's order."""
         return tuple(parse_table_name(text) for text in self.supported_tables)
 
+    def labels(self) -> dict[TableName, str]:
+        """The supported tables as the config writes them: their names in files, results and logs."""
+        return {parse_table_name(text): text for text in self.supported_tables}
+
     def truncated(self) -> tuple[TableName, ...]:
         """The tables to empty when asked, as they are named in `supported_tables`, in that order."""
         truncate = {parse_table_name(text) for text in self.truncate_tables}

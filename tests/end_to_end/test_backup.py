@@ -7,6 +7,7 @@ import json
 import re
 import stat
 import subprocess
+from urllib.parse import unquote
 
 from tests.support import langchain
 from tests.support.server import bin_folder
@@ -153,6 +154,8 @@ def test_generated_and_identity_columns_and_odd_names(database18, tmp_path):
     assert result.code == 0, result.stderr
     (file,) = space.files("*.csv")
     assert re.fullmatch(r"[A-Za-z0-9_.%-]+\.csv", file)
+    assert unquote(file).startswith(name + "_20"), "in file names a table stands as the config writes it"
+    assert list(result.json["tables_backed_up"]) == [name]
     assert (space.backups / file).read_text() == 'id,select,"a,b(c)"\n1,x,"[1,2,3]"\n2,,\n3,"","[0,0,0]"\n'
     assert database18.count(name) == 0
 

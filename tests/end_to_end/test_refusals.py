@@ -163,6 +163,21 @@ def test_inheritance_children(space):
     assert "not in this backup" in done.stderr
 
 
+def test_partitions_on_another_server(space):
+    space.database.execute("""
+        CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER far FOREIGN DATA WRAPPER nothing;
+        CREATE TABLE spread (id int) PARTITION BY LIST (id);
+        CREATE TABLE near PARTITION OF spread FOR VALUES IN (1); INSERT INTO spread VALUES (1);
+        CREATE FOREIGN TABLE away PARTITION OF spread FOR VALUES IN (2) SERVER far""")
+    space.save(vector_tables={"supported_tables": ["spread", EMBEDDING], "truncate_tables": ["spread"]})
+    assert_refused(space, space.run("truncate"), 4, "away", "other servers")
+    space.database.execute("DROP FOREIGN TABLE away")
+    done = space.run("truncate", "--json")
+    assert done.code == 0, done.stderr
+    assert done.json["truncate_results"]["spread"]["rows_before"] == 1
+    assert space.database.count("spread") == 0
+
+
 def assert_refused_rows(space, done, *words):
     assert done.code == 4, done.stderr
     assert all(word in done.stderr for word in words)

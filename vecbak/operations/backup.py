@@ -85,8 +85,9 @@ class BackupRun:
     def _to_truncate(self) -> dict[str, Table]:
         if not self.truncate:
             return {}
-        labels = {str(name) for name in self.job.config.vector_tables.truncated()}
-        return {label: table for label, table in self._tables.items() if label in labels}
+        labels = self.job.config.vector_tables.labels()
+        emptied = {labels[name] for name in self.job.config.vector_tables.truncated()}
+        return {label: table for label, table in self._tables.items() if label in emptied}
 
     def result(self) -> Result:
         """What happened so far."""
@@ -170,7 +171,8 @@ class BackupRun:
         oids = self._guard.resolve(names)
         self._guard.claim(oids)
         self._facts = self._guard.facts(oids)
-        self._tables = {str(name): table for name, table in zip(names, self._facts.tables, strict=True)}
+        labels = self.job.config.vector_tables.labels()
+        self._tables = {labels[name]: table for name, table in zip(names, self._facts.tables, strict=True)}
         warnings = preflight.check_tables(
             self._facts,
             list(self._to_truncate.values()),

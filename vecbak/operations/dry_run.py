@@ -95,18 +95,20 @@ def _data_lines(
     backup = job.config.backup
     dump = pg_dump_installation(job.installations, version // 10000)
     outside = outside_compression(job.runner, backup, dump)
+    labels = job.config.vector_tables.labels()
     lines = []
     for name, table in tables.items():
+        label = labels[name]
         whole = backup.format == "pg_dump"
         parts = (
             [Part()] if whole else cut(table, part_bytes=backup.part_bytes, jobs=backup.jobs, server_version=version)
         )
         for part in parts:
             task = CopyTask(
-                str(name),
+                label,
                 table,
                 part,
-                data_name(str(name), backup_id, file_ending(backup.format, outside, part.number)),
+                data_name(label, backup_id, file_ending(backup.format, outside, part.number)),
             )
             lines.append(
                 _dump_line(job, dump, task, outside) if whole else _worker_line(job, psql, tables, task, version)

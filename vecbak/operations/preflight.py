@@ -95,6 +95,11 @@ def _check_truncatable(table: Table, truncated: set[int], user: str, allow_repli
             f"{table.name} has inheritance children ({', '.join(table.children)}), which TRUNCATE would empty too, without a backup",
             "Take it out of vector_tables.truncate_tables, or end the inheritance (ALTER TABLE … NO INHERIT).",
         )
+    if table.foreign_partitions:
+        raise Refused(
+            f"{table.name} has partitions on other servers ({', '.join(table.foreign_partitions)}), which no lock of ours protects",
+            "Take it out of vector_tables.truncate_tables, or detach them.",
+        )
     outside = [key for key in table.foreign_keys if key.table_oid not in truncated]
     if outside:
         keys = ", ".join(f"{key.name} of {key.table}" for key in outside)

@@ -64,11 +64,12 @@ def preview(job: Job) -> Preview:
         Refused: a table does not exist or may not be read.
     """
     guard, _ = job.connect()
-    emptied = {str(name) for name in job.config.vector_tables.truncated()}
+    labels = job.config.vector_tables.labels()
+    emptied = {labels[name] for name in job.config.vector_tables.truncated()}
     try:
         guard.begin(writes=False, lock_seconds=job.config.timeouts.lock_seconds)
         facts = guard.facts(_existing(guard, job))
-        names = [str(name) for name in job.config.vector_tables.supported()]
+        names = [labels[name] for name in job.config.vector_tables.supported()]
         tables = tuple(
             PreviewedTable(name, *_rows(guard, table), table.total_bytes, name in emptied)
             for name, table in zip(names, facts.tables, strict=True)

@@ -83,6 +83,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         table_bytes: pg_table_size: with TOAST, without indexes.
         row_security: whether row-level security would hide rows from us.
         children: tables that inherit from it.
+        foreign_partitions: partitions on other servers, whose rows no lock of ours protects.
         publications: those that carry a TRUNCATE of it to subscribers.
         truncate_triggers: enabled triggers that a TRUNCATE of it fires.
     """
@@ -109,6 +110,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     constraints: tuple[Constraint, ...]
     indexes: tuple[Index, ...]
     sequences: tuple[Sequence, ...]
+    foreign_partitions: tuple[str, ...] = ()
 
     @property
     def sql(self) -> str:
@@ -179,6 +181,11 @@ _CHILDREN = _list(
     "i.inhrelid::regclass::text",
     "pg_catalog.pg_inherits i JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid WHERE i.inhparent = c.oid AND NOT k.relispartition",
     "i.inhrelid",
+)
+_FOREIGN_PARTITIONS = _list(
+    "p.relid::regclass::text",
+    "pg_catalog.pg_partition_tree(c.oid) p JOIN pg_catalog.pg_class k ON k.oid = p.relid WHERE k.relkind = 'f'",
+    "p.relid",
 )
 _FOREIGN_KEYS = _list(
     "json_build_object('name', k.conname, 'table_oid', k.conrelid::bigint, 'table', k.conrelid::regclass::text)",
@@ -260,6 +267,6 @@ _TABLE = f"""json_build_object(
     'comment', obj_description(c.oid, 'pg_class'), 'can_select', has_table_privilege(c.oid, 'SELECT'),
     'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
     'estimated_rows', c.reltuples::bigint, 'total_bytes', pg_total_relation_size(c.oid), 'table_bytes', pg_table_size(c.oid),
-    'children', {_CHILDREN}, 'foreign_keys', {_FOREIGN_KEYS}, 'publications', {_PUBLICATIONS},
+    'children', {_CHILDREN}, 'foreign_partitions', {_FOREIGN_PARTITIONS}, 'foreign_keys', {_FOREIGN_KEYS}, 'publications', {_PUBLICATIONS},
     'truncate_triggers', {_TRUNCATE_TRIGGERS}, 'columns', {_COLUMNS}, 'constraints', {_CONSTRAINTS},
     'indexes', {_INDEXES}, 'sequences', {_SEQUENCES})"""

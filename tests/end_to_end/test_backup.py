@@ -164,6 +164,11 @@ def test_hostile_role_settings_change_nothing_in_the_files(filled18, tmp_path):
     filled18.execute(
         f"ALTER TABLE {EMBEDDING} ADD f float8 DEFAULT 0.1::float8 / 3, ADD t timestamptz DEFAULT '2024-02-03 04:05:06.789+01', ADD i interval DEFAULT '1 day 02:03:04'"
     )
+    # enough rows that copying them takes longer than the role's statement_timeout
+    filled18.execute(
+        f"INSERT INTO {EMBEDDING} (id, embedding) SELECT 'x' || g, array_fill(0.1234567, ARRAY[1024])::vector"
+        " FROM generate_series(1, 6000) g"
+    )
     space = Workspace(tmp_path, filled18)
     assert space.run("backup").code == 0
     plain = {

@@ -212,9 +212,8 @@ class Guard:
     def _try_truncate(self, tables: Sequence[Table], lock_seconds: float) -> bool:
         names = ", ".join(table.name for table in tables)
         if self._ask_json(queries.waiting_for_us([table.oid for table in tables]), f"truncating {names}"):
-            return (
-                False  # the server would end their transaction as the deadlock's victim, once deadlock_timeout is over
-            )
+            # once deadlock_timeout is over, the server would end their transaction as the deadlock's victim
+            return False
         answer = self._ask(queries.truncate(list(tables), lock_seconds), f"truncating {names}")
         if not answer.error:
             return True

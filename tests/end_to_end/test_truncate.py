@@ -150,6 +150,41 @@ def test_a_reader_that_then_wants_to_write_is_not_waited_out(filled18, tmp_path)
     assert vecbak("show", "latest", "--output-dir", space.out, cwd=tmp_path).code == 0, "the backup is kept"
 
 
+def test_no_reader_becomes_a_deadlocks_victim(filled18, tmp_path):
+    """Six of them have read one table and wait to write to the other; the server looks for deadlocks at six moments.
+
+    On one and the same table the server itself turns the guard away at once (ProcSleep's early detection).
+    """
+    space = Workspace(tmp_path, filled18)
+    space.save(timeouts={"truncate_seconds": 4}, vector_tables={"truncate_tables": [COLLECTION, EMBEDDING]})
+    readers = [filled18.connect(autocommit=False) for _ in range(6)]
+    failures = []
+
+    def write(number, reader):
+        try:
+            reader.execute(f"INSERT INTO {EMBEDDING} (id) VALUES ('reader{number}')")
+            reader.commit()
+        except psycopg.Error as error:
+            failures.append(error)
+
+    for number, reader in enumerate(readers):
+        reader.execute(f"SET LOCAL deadlock_timeout = '{1000 + number * 370}ms'")
+        reader.execute(f"SELECT count(*) FROM {COLLECTION}")
+    run = start_vecbak("truncate", "--json", "--output-dir", space.out, cwd=tmp_path)
+    guarded = "SELECT 1 FROM pg_locks WHERE granted AND mode = 'ShareRowExclusiveLock'"
+    wait_until(lambda: filled18.fetch(guarded), what="the guard")
+    threads = [threading.Thread(target=write, args=pair) for pair in enumerate(readers)]
+    for thread in threads:
+        thread.start()
+    _out, err = run.communicate(timeout=60)
+    for thread, reader in zip(threads, readers, strict=True):
+        thread.join(30)
+        reader.close()
+    assert not failures
+    assert run.returncode == 6, err
+    assert filled18.count(EMBEDDING) == 68
+
+
 def test_a_reader_that_never_ends_is_named_and_rows_stay(filled18, tmp_path):
     space = Workspace(tmp_path, filled18)
     space.save(timeouts={"truncate_seconds": 1})

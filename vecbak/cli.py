@@ -316,11 +316,11 @@ def _run(
         if truncate and not yes and report.is_interactive() and not report.ask(preview(job)):
             raise Declined("the answer was not yes; nothing was done", "Answer y, or use --yes.")
         result = back_up(job, truncate=truncate)
-    with interrupts.shielded():  # what is done is reported
-        if as_json:
-            report.show_document(result.to_dict())
-        elif settings.verbosity >= 0:
-            report.show_result(result, truncate_asked=truncate)
+        interrupts.hold()  # what is done is reported
+    if as_json:
+        report.show_document(result.to_dict())
+    elif settings.verbosity >= 0:
+        report.show_result(result, truncate_asked=truncate)
 
 
 def _start_log(settings: Settings, as_json: bool) -> LogBook:

@@ -80,6 +80,10 @@ class TruncateFailed(VecbakError):
     exit_code = ExitCode.TRUNCATE_FAILED
 
 
+class TruncateUnknown(TruncateFailed):
+    """The connection broke during COMMIT and nobody answers: whether it happened is not known."""
+
+
 class Busy(VecbakError):
     """Another run, or a lock, was in the way before anything was done."""
 

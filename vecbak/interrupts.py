@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-from collections.abc import Iterator
 from types import FrameType
 
 from vecbak.errors import Interrupted
@@ -37,16 +35,14 @@ def install() -> None:
             signal.signal(number, _handle)
 
 
-@contextlib.contextmanager
-def shielded() -> Iterator[None]:
-    """Let signals wait until the block has ended: half a COMMIT cannot be reported truly."""
-    before, _state.shielded = _state.shielded, True
-    try:
-        yield
-    finally:
-        _state.shielded = before
+def hold() -> None:
+    """From here to the end of the command let signals wait: what is done must be recorded and reported as done.
+
+    Lifting it again after COMMIT would let a signal in between turn a truncate that happened into one that "failed".
+    """
+    _state.shielded = True
 
 
 def pending() -> int | None:
-    """The signal that came while `shielded`, if one did."""
+    """The signal that came while they were held, if one did."""
     return _state.pending

@@ -27,11 +27,11 @@ class TableBackup(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TableTruncate(msgspec.Struct, frozen=True, kw_only=True):
-    """One table that was to be truncated: rows before and after, seconds."""
+    """One table that was to be truncated: rows before and after (None: not known), seconds."""
 
     success: bool
     rows_before: int
-    rows_after: int
+    rows_after: int | None
     duration: float
     error: str | UnsetType = UNSET
 

@@ -126,6 +126,7 @@ def make_folder(folder: Path) -> None:
     missing = [folder, *folder.parents]
     for path in reversed(missing[: next(i for i, path in enumerate(missing) if path.is_dir())]):
         path.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(path.parent)  # a synced file in a folder that a power cut takes away is lost all the same
 
 
 def sync_folder(folder: Path) -> None:
@@ -377,10 +378,11 @@ def _lock_abandoned(claim: Path) -> int | None:
 
 
 def _unclaimed(folder: Path, backup_id: str, suffix: str) -> list[str]:
-    # an id can be the end of another one: what could belong to a backup that is complete stays
-    others = [path.name[len(MANIFEST_PREFIX) : -len(".json")] for path in folder.glob(f"{MANIFEST_PREFIX}*.json")]
-    complete = {name for other in others for name in _names_of(folder, other, suffix)}
-    return [name for name in _names_of(folder, backup_id, suffix) if name not in complete]
+    # an id can be the end of another one: what could belong to another backup, complete or under way, stays
+    present = [path.name.removesuffix(suffix) for path in folder.glob(f"{MANIFEST_PREFIX}*")]
+    others = {name.removeprefix(MANIFEST_PREFIX).removesuffix(".json") for name in present} - {backup_id}
+    theirs = {name for other in others for name in _names_of(folder, other, suffix)}
+    return [name for name in _names_of(folder, backup_id, suffix) if name not in theirs]
 
 
 def _names_of(folder: Path, backup_id: str, suffix: str) -> list[str]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 
-from vecbak import __version__
+from vecbak import __version__, interrupts
 from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
 from vecbak.backups.files import (
@@ -21,8 +21,7 @@ from vecbak.backups.files import (
 )
 from vecbak.backups.manifest import Manifest, Programs, SchemaFile, TruncateRecord
 from vecbak.backups.verified import VerifiedBackup
-from vecbak.errors import BackupFailed, Busy, Interrupted, Refused, VecbakError
-from vecbak.interrupts import shielded
+from vecbak.errors import BackupFailed, Busy, ConnectionFailed, Interrupted, Refused, TruncateUnknown, VecbakError
 from vecbak.operations import preflight
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
@@ -117,11 +116,7 @@ class BackupRun:
             )
         self._guard, self._installation = self.job.connect()
         try:
-            with self._lost_connection_is_a_failure(
-                Busy("the server ended the guard's session before anything was done", "Try again.")
-            ):
-                self._lock()
-                self._check()
+            self._look()
             with self._draft() as draft:
                 self._write(draft)
         except BaseException:
@@ -130,16 +125,16 @@ class BackupRun:
         finally:
             self._guard.close()
 
-    @contextlib.contextmanager
-    def _lost_connection_is_a_failure(self, failure: VecbakError) -> Iterator[None]:
-        try:
-            yield
-        except SessionFailed as error:
-            failure.message = f"{failure.message}: {error.message}"
-            failure.output = error.output
-            raise failure from None
-
     # steps 1 to 4: lock, then look
+
+    def _look(self) -> None:
+        try:
+            self._lock()
+            self._check()
+        except SessionFailed as error:
+            ended_by_the_server = not error.sqlstate or error.sqlstate.startswith("57P")
+            kind = ConnectionFailed if ended_by_the_server else Refused
+            raise kind(f"{error.message}; nothing was done", "See the message above.", output=error.output) from None
 
     def _lock(self) -> None:
         seconds = self.job.config.timeouts.lock_seconds
@@ -231,11 +226,16 @@ class BackupRun:
     def _write(self, draft: Draft) -> None:
         self._backup_id = draft.backup_id
         try:
-            with self._lost_connection_is_a_failure(
-                BackupFailed("the backup failed", "Nothing was truncated. See the server's log.")
-            ):
-                verified = self._publish(draft, *self._transfer(draft))
-        except (VecbakError, Interrupted) as error:
+            verified = self._publish(draft, *self._transfer(draft))
+        except SessionFailed as error:
+            failure = BackupFailed(
+                f"the backup failed: {error.message}",
+                "Nothing was truncated. See the server's log.",
+                output=error.output,
+            )
+            self._discard(draft, failure)
+            raise failure from None
+        except BaseException as error:
             self._discard(draft, error)
             raise
         log.info("backup %s is complete and verified", draft.backup_id)
@@ -312,7 +312,7 @@ class BackupRun:
         self._manifest = None
         if isinstance(error, Busy):
             return
-        reason = error.message if isinstance(error, VecbakError) else f"interrupted by {error}"
+        reason = _reason(error)
         for label in self._tables:
             missing = TableBackup(
                 success=False,
@@ -336,32 +336,43 @@ class BackupRun:
         began = time.monotonic()
         try:
             truncated = empty_tables(self.job, self._guard, verified, tables)
-            with shielded():  # half a COMMIT cannot be reported, and half a record is none
-                commit_truncate(self.job, self._guard, self._installation, truncated)
-                seconds = round(time.monotonic() - began, 3)
-                self._truncates = {
-                    label: TableTruncate(
-                        success=True,
-                        rows_before=verified.manifest.tables[label].rows,
-                        rows_after=truncated.rows_left[table.oid],
-                        duration=seconds,
-                    )
-                    for label, table in tables.items()
-                }
-                log.info("truncated %s", ", ".join(tables))
-                self._record_truncate(draft, verified)
+            interrupts.hold()  # half a COMMIT cannot be reported, and half a record is none
+            commit_truncate(self.job, self._guard, self._installation, truncated)
         except (VecbakError, Interrupted) as error:
-            reason = error.message if isinstance(error, VecbakError) else f"interrupted by {error}"
-            rows = {label: self._counts[label] for label in tables}
-            self._truncates = {
-                label: TableTruncate(
-                    success=False, rows_before=rows[label], rows_after=rows[label], duration=0, error=reason
-                )
-                for label in tables
-            }
-            with contextlib.suppress(OSError):
-                backup_log.append(draft.folder, self._truncate_section(errors=[reason]))
+            self._truncate_failed(draft, error)
             raise
+        seconds = round(time.monotonic() - began, 3)
+        self._truncates = {
+            label: TableTruncate(
+                success=True,
+                rows_before=self._counts[label],
+                rows_after=truncated.rows_left[table.oid],
+                duration=seconds,
+            )
+            for label, table in tables.items()
+        }
+        log.info("truncated %s", ", ".join(tables))
+        self._record_truncate(draft, verified)
+
+    def _truncate_failed(self, draft: Draft, error: VecbakError | Interrupted) -> None:
+        unknown = isinstance(error, TruncateUnknown)
+        self._truncates = {
+            label: TableTruncate(
+                success=False,
+                rows_before=self._counts[label],
+                rows_after=None if unknown else self._counts[label],
+                duration=0,
+                error=_reason(error),
+            )
+            for label in self._to_truncate
+        }
+        if isinstance(
+            error, BackupFailed
+        ):  # its files were harmed: it is no backup any more, and every row is still there
+            draft.withdraw()
+            self._manifest = None
+        with contextlib.suppress(OSError):
+            backup_log.append(draft.folder, self._truncate_section(errors=[_reason(error)]))
 
     def _record_truncate(self, draft: Draft, verified: VerifiedBackup) -> None:
         removed = {label: item.rows_before for label, item in self._truncates.items()}
@@ -402,3 +413,9 @@ class BackupRun:
 
     def _local_moment(self) -> datetime:
         return self._moment.astimezone()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, VecbakError):
+        return error.message
+    return f"interrupted by {error}" if isinstance(error, Interrupted) else f"a bug: {type(error).__name__}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from vecbak.backups.files import FileDamaged
 from vecbak.backups.verified import VerifiedBackup
-from vecbak.errors import BackupFailed, TruncateFailed
+from vecbak.errors import BackupFailed, TruncateFailed, TruncateUnknown
 from vecbak.operations.job import Job
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.guard import Guard, Truncated, transaction_outcome
@@ -72,7 +72,7 @@ def commit_truncate(job: Job, guard: Guard, installation: Installation, truncate
                 "Run vecbak again.",
                 output=error.output,
             ) from None
-        raise TruncateFailed(
+        raise TruncateUnknown(
             "the connection was lost during COMMIT, and it is UNKNOWN whether the tables were truncated;"
             " the backup is kept and complete",
             f"When the server answers again: SELECT pg_xact_status('{truncated.transaction}'), or count the rows;"

@@ -207,7 +207,10 @@ class Process:
 
     def _write_some(self, request: bytes) -> bytes:
         try:
-            return request[os.write(self.stdin, request) :]
+            with self._closing:  # another thread may end us: the number could be another file's by now
+                if self.stdin not in self._open_descriptors:
+                    return b""
+                return request[os.write(self.stdin, request) :]
         except BlockingIOError:
             return request
         except OSError:
@@ -395,6 +398,7 @@ class LocalRunner:
             alive = [process for process in self._processes if process.is_alive()]
         for process in alive:
             process.signal(signal.SIGINT)
+            process.close_descriptor(process.stdin)  # an idle psql ends at the end of its input, not by SIGINT
         deadline = time.monotonic() + GRACE_SECONDS
         for process in alive:
             if process.wait(max(0.0, deadline - time.monotonic())) is None:

@@ -205,6 +205,25 @@ def test_a_compressor_that_lies_is_noticed(filled18, tmp_path):
     assert filled18.count(EMBEDDING) == 62
 
 
+@pytest.mark.parametrize(("name", "program"), [("csv", "lz4"), ("binary", "lz4"), ("pg_dump", "lz4"), ("csv", "zstd")])
+def test_a_compressor_that_writes_nothing_is_noticed(filled18, tmp_path, name, program):
+    """lz4 itself takes an empty file for a complete one."""
+    space = Workspace(tmp_path, filled18)
+    fakes = tmp_path / "fakes"
+    fakes.mkdir()
+    fake = fakes / program
+    fake.write_text(f'#!/bin/sh\ncase "$*" in *-t*|*-d*) exec /usr/bin/{program} "$@";; esac\ncat > /dev/null\n')
+    fake.chmod(0o755)
+    from tests.support.command import environment
+
+    env = environment()
+    env["PATH"] = f"{fakes}:{env['PATH']}"
+    space.save(backup={"format": name, "compression": program})
+    done = space.run("truncate", "--json", env=env)
+    assert done.code == 5, done.stderr
+    assert filled18.count(EMBEDDING) == 62
+
+
 def test_a_missing_compressor_is_found_in_preflight(filled18, tmp_path):
     from tests.support.command import environment
 

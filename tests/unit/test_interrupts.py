@@ -37,30 +37,12 @@ def test_a_second_signal_does_not_break_the_cleaning_that_the_first_began():
     send(signal.SIGTERM)
 
 
-def test_signals_wait_while_shielded():
+def test_signals_wait_once_they_are_held():
     interrupts.install()
-    with interrupts.shielded():
-        send(signal.SIGTERM)
-        assert interrupts.pending() == signal.SIGTERM
-    with pytest.raises(Interrupted):
-        send(signal.SIGINT)
-
-
-def test_shields_can_be_nested():
-    interrupts.install()
-    with interrupts.shielded():
-        with interrupts.shielded():
-            pass
-        send(signal.SIGINT)
-    assert interrupts.pending() == signal.SIGINT
-
-
-def test_the_shield_falls_when_its_block_fails():
-    interrupts.install()
-    with pytest.raises(OSError, match="x"), interrupts.shielded():
-        raise OSError("x")
-    with pytest.raises(Interrupted):
-        send(signal.SIGINT)
+    interrupts.hold()
+    send(signal.SIGTERM)
+    send(signal.SIGTERM)
+    assert interrupts.pending() == signal.SIGTERM
 
 
 def test_nohup_stays_nohup():
@@ -72,7 +54,7 @@ def test_nohup_stays_nohup():
 
 def test_nothing_is_pending_after_install():
     interrupts.install()
-    with interrupts.shielded():
-        send(signal.SIGINT)
+    interrupts.hold()
+    send(signal.SIGINT)
     interrupts.install()
     assert interrupts.pending() is None

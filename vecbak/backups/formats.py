@@ -30,6 +30,7 @@ class Compressor:
         compress: its arguments, from standard input to standard output.
         decompress: its arguments before the name of a file, to standard output.
         test: its arguments before the name of a file to be checked for completeness.
+        magic: how its files begin.
         ratio: what is left of COPY's text at the most, a cautious guess for the disk space; vectors in binary do not shrink.
     """
 
@@ -39,12 +40,13 @@ class Compressor:
     decompress: tuple[str, ...]
     test: tuple[str, ...]
     ratio: float
+    magic: bytes
 
 
 COMPRESSORS: dict[str, Compressor] = {
-    "zstd": Compressor("zstd", ".zst", ("-q", "-1", "-c"), ("-q", "-d", "-c"), ("-q", "-t"), 0.7),
-    "lz4": Compressor("lz4", ".lz4", ("-q", "-1", "-c"), ("-q", "-d", "-c"), ("-q", "-t"), 0.9),
-    "gzip": Compressor("gzip", ".gz", ("-1", "-c"), ("-q", "-d", "-c"), ("-q", "-t"), 0.7),
+    "zstd": Compressor("zstd", ".zst", ("-q", "-1", "-c"), ("-q", "-d", "-c"), ("-q", "-t"), 0.7, b"\x28\xb5\x2f\xfd"),
+    "lz4": Compressor("lz4", ".lz4", ("-q", "-1", "-c"), ("-q", "-d", "-c"), ("-q", "-t"), 0.9, b"\x04\x22\x4d\x18"),
+    "gzip": Compressor("gzip", ".gz", ("-1", "-c"), ("-q", "-d", "-c"), ("-q", "-t"), 0.7, b"\x1f\x8b"),
 }
 
 
@@ -117,8 +119,35 @@ class BinaryCheck:
         return None
 
 
+class CompressedCheck:
+    """It begins as its program's files do: lz4 takes an empty file for a complete one."""
+
+    def __init__(self, compressor: Compressor) -> None:
+        self._compressor = compressor
+        self._head = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """The next bytes."""
+        self._head = (self._head + chunk[:8])[:8]
+
+    def problem(self) -> str | None:
+        """What is wrong."""
+        begins = self._head.startswith(self._compressor.magic)
+        return None if begins else f"does not begin as {self._compressor.program}'s files do"
+
+    def rows(self) -> int | None:
+        """Not told."""
+        return None
+
+
 def content_check(format: str, compression: str) -> ContentCheck | None:
-    """What is looked for in the bytes of a file; None for what only another program can read."""
-    if compression != "none" or format == "pg_dump":
+    """What is looked for in the bytes of a file; None for a dump, which only pg_restore can read.
+
+    Args:
+        compression: of the file itself.
+    """
+    if compressor := COMPRESSORS.get(compression):
+        return CompressedCheck(compressor)
+    if format == "pg_dump":
         return None
     return CsvCheck() if format == "csv" else BinaryCheck()

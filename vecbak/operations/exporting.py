@@ -143,8 +143,8 @@ class DumpExporter:
         return {compressor.program: compress, "pg_dump": dump}
 
     def content_check(self) -> ContentCheck | None:
-        """Only pg_restore can read it."""
-        return None
+        """Compressed by a program: as its files begin; else only pg_restore can read it."""
+        return content_check("pg_dump", self.outside)
 
     def examine(self, task: CopyTask, file: FinishedFile) -> int | None:
         """Count the COPY lines that pg_restore makes of it."""

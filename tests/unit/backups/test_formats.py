@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecbak.backups.files import _DATA_ENDING
-from vecbak.backups.formats import COMPRESSORS, ENDINGS, BinaryCheck, CsvCheck, content_check, file_ending
+from vecbak.backups.formats import (
+    COMPRESSORS,
+    ENDINGS,
+    BinaryCheck,
+    CompressedCheck,
+    CsvCheck,
+    content_check,
+    file_ending,
+)
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 EMPTY = SIGNATURE + bytes(8) + b"\xff\xff"
@@ -75,5 +83,5 @@ def test_another_signature_is_noticed(position, lengths):
 def test_what_another_program_must_read_is_left_to_it():
     assert isinstance(content_check("csv", "none"), CsvCheck)
     assert isinstance(content_check("binary", "none"), BinaryCheck)
-    assert content_check("csv", "zstd") is None
+    assert isinstance(content_check("csv", "zstd"), CompressedCheck)
     assert content_check("pg_dump", "none") is None

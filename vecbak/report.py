@@ -1,13 +1,11 @@
-"""The only place that prints: results as text or JSON, progress bars, errors, questions."""
+"""The only place that prints: results as text or JSON, errors, questions."""
 
 from __future__ import annotations
 
 import json
-import logging
-import logging.handlers
 import os
 import sys
-import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,17 +13,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 from vecbak.errors import VecbakError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
-
     from vecbak.backups.inventory import FoundBackup, Inventory
     from vecbak.operations.preview import Preview
     from vecbak.results import Result
 
 LAST_LINES = 12
-LINE_SECONDS = 30.0
-
-_log = logging.getLogger("vecbak")
 
 
 def is_interactive() -> bool:
@@ -64,6 +56,14 @@ def show_text(text: str) -> None:
     print(text)
 
 
+def show_commands(commands: Sequence[str], *, as_json: bool) -> None:
+    """`--dry-run`."""
+    if as_json:
+        show_document({"dry_run": True, "commands": list(commands)})
+    else:
+        show_text("\n\n".join(commands))
+
+
 def show_result(result: Result, *, truncate_asked: bool) -> None:
     """The closing summary of a backup or truncate."""
     from vecbak.results import human_size
@@ -90,7 +90,7 @@ def _mark(success: bool) -> str:
     return _styled("✓", "32", sys.stdout) if success else _styled("✗", "31", sys.stdout)
 
 
-def ask(preview: Preview) -> bool:
+def ask_to_truncate(preview: Preview) -> bool:
     """Ask on the terminal whether these tables may be emptied."""
     from vecbak.results import human_size
 
@@ -211,151 +211,3 @@ def _short(path: Path) -> str:
         return str(path.relative_to(Path.cwd())) or "."
     except ValueError:
         return str(path)
-
-
-class LineProgress:
-    """Progress as log lines, where nobody watches bars."""
-
-    def __init__(self) -> None:
-        self._told = time.monotonic()
-
-    def started(self, table: str, rows: int) -> None:
-        """Say so."""
-        _log.info("copying %s: %s rows", table, f"{rows:,}")
-
-    def advanced(self, table: str, rows: int) -> None:
-        """Say so now and then."""
-        if time.monotonic() - self._told >= LINE_SECONDS:
-            self._told = time.monotonic()
-            _log.info("copying %s: %s rows so far", table, f"{rows:,}")
-
-    def finished(self, table: str, rows: int, size_bytes: int) -> None:
-        """Say so."""
-        _log.info("copied %s: %s rows, %s bytes, checksum taken", table, f"{rows:,}", f"{size_bytes:,}")
-
-    def failed(self, table: str) -> None:
-        """Say so."""
-        _log.error("copying %s failed", table)
-
-
-class BarProgress(LineProgress):
-    """A bar for each table, on a terminal's standard error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self._bars: RichProgress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rows"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> BarProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def started(self, table: str, rows: int) -> None:
-        """A new bar; the first one starts the display, which until then would hide a question."""
-        super().started(table, rows)
-        self._bars.start()
-        self._tasks[table] = self._bars.add_task(table, total=rows)
-
-    def advanced(self, table: str, rows: int) -> None:
-        """Move its bar."""
-        self._bars.update(self._tasks[table], completed=rows)
-
-    def finished(self, table: str, rows: int, size_bytes: int) -> None:
-        """Fill its bar."""
-        super().finished(table, rows, size_bytes)
-        self._bars.update(self._tasks[table], completed=rows)
-
-    def failed(self, table: str) -> None:
-        """Mark its bar."""
-        super().failed(table)
-        if table in self._tasks:
-            self._bars.update(self._tasks[table], description=f"[red]✗ {table}")
-
-
-class _Masked(logging.Formatter):
-    def __init__(self, pattern: str, mask: Any) -> None:
-        super().__init__(pattern)
-        self._mask = mask
-
-    def format(self, record: logging.LogRecord) -> str:
-        return str(self._mask(super().format(record)))
-
-
-class LogBook:
-    """The `vecbak` logger's ways out: standard error, and `data_pipeline.log` once its folder may be written.
-
-    Until then its lines are kept in memory: what preflight refuses leaves no byte behind.
-    """
-
-    def __init__(self, *, verbosity: int, interactive: bool) -> None:
-        self.path: Path | None = None
-        self._mask: Any = lambda text: text
-        self._verbosity = verbosity
-        self._file: logging.Handler | None = None
-        self._memory = logging.handlers.MemoryHandler(
-            capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False
-        )
-        self._memory.setLevel(logging.DEBUG)
-        console = logging.StreamHandler(sys.stderr)
-        quiet = logging.WARNING if interactive else logging.INFO
-        console.setLevel({-1: logging.ERROR, 0: quiet}.get(verbosity, logging.DEBUG))
-        console.setFormatter(_Masked("%(asctime)s %(levelname)s %(message)s", self.mask))
-        _log.handlers[:] = [console, self._memory]
-        _log.setLevel(logging.DEBUG)
-        _log.propagate = False
-
-    def mask(self, text: str) -> str:
-        """Without secrets."""
-        return str(self._mask(text))
-
-    def mask_with(self, mask: Any) -> None:
-        """Use this from now on."""
-        self._mask = mask
-
-    def open(self, folder: Path, name: str) -> None:
-        """Write what was kept, and everything from now on, to the log file of an output directory.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        path = folder / name
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        handler = logging.StreamHandler(os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace"))
-        handler.setLevel(logging.DEBUG if self._verbosity > 0 else logging.INFO)
-        handler.setFormatter(_Masked("%(asctime)s [%(process)d] %(levelname)s %(message)s", self.mask))
-        handler.addFilter(lambda record: record.levelno >= handler.level)  # what was kept in memory too
-        self._memory.setTarget(handler)
-        self._memory.flush()
-        _log.removeHandler(self._memory)
-        _log.addHandler(handler)
-        self.path, self._file = path, handler
-
-    def record(self, text: str, level: int = logging.WARNING) -> None:
-        """Write to the log file alone; nothing if there is none."""
-        if self._file:
-            self._file.handle(logging.LogRecord("vecbak", level, __file__, 0, text, None, None))
-
-    def record_failure(self, error: VecbakError) -> None:
-        """The same three things that the terminal shows."""
-        output = "".join(f"\n  {line}" for line in error.output.splitlines())
-        self.record(f"{error.message}{output}\n  Hint: {error.hint}", logging.ERROR)

@@ -71,7 +71,17 @@ def test_only_report_prints(module):
 
 @pytest.mark.parametrize("module", sorted(below("operations")))
 def test_operations_know_no_command_line(module):
-    assert not imports_any(module, "click", "rich", "vecbak.cli", "vecbak.report", "vecbak.demo", "vecbak.server")
+    assert not imports_any(
+        module,
+        "click",
+        "rich",
+        "vecbak.cli",
+        "vecbak.report",
+        "vecbak.logbook",
+        "vecbak.bars",
+        "vecbak.demo",
+        "vecbak.server",
+    )
 
 
 @pytest.mark.parametrize("module", sorted(below("operations")))

@@ -84,13 +84,18 @@ def take_inventory(folders: Iterable[Path]) -> Inventory:
     return Inventory(tuple(backups), tuple(alone), tuple(unreadable))
 
 
+def is_path(text: str) -> bool:
+    """Whether a BACKUP argument is a manifest's path, not an id."""
+    return "/" in text or text.endswith(".json")
+
+
 def find_backup(text: str, folders: Sequence[Path]) -> FoundBackup:
     """The backup that an argument means: an id, `latest`, or the path of a manifest.
 
     Raises:
         UsageError: there is none, or more than one.
     """
-    if "/" in text or text.endswith(".json"):
+    if is_path(text):
         path = Path(text).expanduser().absolute()
         return FoundBackup(path, manifests.read(path))
     inventory = take_inventory(folders)

@@ -1,0 +1,78 @@
+"""`vecbak backup` and `vecbak truncate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from vecbak import interrupts
+from vecbak.cli.boundary import Settings
+from vecbak.cli.options import load, open_job, options
+from vecbak.errors import Declined
+
+
+@click.command()
+@click.option("--truncate", is_flag=True, help="Empty truncate_tables when the backup is proved.")
+@options("config", "task_id", "output_dir", "dry_run", "json", "yes")
+@click.pass_obj
+def backup(settings: Settings, /, truncate: bool, **given: Any) -> None:
+    """Back up the tables; with --truncate, empty truncate_tables once the backup is proved.
+
+    A backup alone blocks no reader and no writer.
+
+    \b
+    Example:
+      vecbak backup --task-id before_reload
+      vecbak backup --truncate --yes --json
+    """
+    _run(settings, truncate=truncate, **given)
+
+
+@click.command()
+@options("config", "task_id", "output_dir", "dry_run", "json", "yes")
+@click.pass_obj
+def truncate(settings: Settings, /, **given: Any) -> None:
+    """Back up, verify, and only then empty truncate_tables: the same as `backup --truncate`.
+
+    There is no truncate without a backup.
+
+    \b
+    Example:
+      vecbak truncate --task-id nightly --yes
+    """
+    _run(settings, truncate=True, **given)
+
+
+def _run(
+    settings: Settings,
+    *,
+    truncate: bool,
+    config: str | None,
+    task_id: str | None,
+    output_dir: str | None,
+    dry_run: bool,
+    as_json: bool,
+    yes: bool,
+) -> None:
+    from vecbak import report
+    from vecbak.operations.backup import back_up
+    from vecbak.operations.dry_run import planned_commands
+    from vecbak.operations.preview import preview
+
+    settings.json = as_json
+    with open_job(settings, load(config), task_id, output_dir, as_json=as_json) as job:
+        if dry_run:
+            report.show_commands(planned_commands(job, truncate=truncate), as_json=as_json)
+            return
+        if truncate and not yes and report.is_interactive() and not report.ask_to_truncate(preview(job)):
+            raise Declined("the answer was not yes; nothing was done", "Answer y, or use --yes.")
+        result = back_up(job, truncate=truncate)
+        interrupts.hold()  # what is done is reported
+    if as_json:
+        report.show_document(result.to_dict())
+    elif settings.verbosity >= 0:
+        report.show_result(result, truncate_asked=truncate)
+
+
+COMMANDS = (backup, truncate)

@@ -1,0 +1,87 @@
+"""Commands that need no server: `vecbak init`, `vecbak list`, `vecbak show`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from vecbak.cli.boundary import Settings
+from vecbak.cli.options import backup_folders, find, load_or_defaults, options
+
+
+@click.command()
+@options("config")
+def init(config: str | None) -> None:
+    """Write a commented starter config; an existing file is never overwritten.
+
+    \b
+    Example:
+      vecbak init --config production.yaml
+    """
+    from vecbak import report
+    from vecbak.starter import starter_text, write_starter
+
+    path = Path(config or os.environ.get("VECBAK_CONFIG") or "vecbak.yaml").expanduser()
+    write_starter(path, starter_text())
+    report.show_text(
+        f"Wrote {path}. Every key is optional; say where the database is, then try `vecbak backup --dry-run`."
+    )
+
+
+@click.command("list")
+@options("config", "output_dir", "json", "in_task")
+@click.pass_obj
+def list_backups(
+    settings: Settings, config: str | None, task_id: str | None, output_dir: str | None, as_json: bool
+) -> None:
+    """List the backups found, newest first.
+
+    Without --output-dir: in the current folder and everywhere below tasks_directory.
+
+    \b
+    Example:
+      vecbak list --json
+    """
+    from vecbak import report
+    from vecbak.backups.inventory import take_inventory
+
+    settings.start_log(as_json=as_json)
+    inventory = take_inventory(backup_folders(load_or_defaults(config), task_id, output_dir))
+    if as_json:
+        report.show_document(report.inventory_document(inventory))
+    else:
+        report.show_inventory(inventory)
+
+
+@click.command()
+@click.argument("backup", metavar="BACKUP")
+@options("config", "output_dir", "json", "in_task")
+@click.pass_obj
+def show(
+    settings: Settings, backup: str, config: str | None, task_id: str | None, output_dir: str | None, as_json: bool
+) -> None:
+    """Show one backup: its manifest and log. BACKUP is an id, `latest`, or the path of a manifest.
+
+    \b
+    Example:
+      vecbak show latest
+      vecbak show 20250720_121007 --json
+    """
+    from vecbak import report
+    from vecbak.backups import log as backup_log
+
+    settings.start_log(as_json=as_json)
+    found = find(backup, load_or_defaults(config), task_id, output_dir)
+    files = [file.name for entry in found.manifest.tables.values() for file in entry.files]
+    entry = backup_log.find_entry(found.path.parent, files)
+    if as_json:
+        import msgspec
+
+        report.show_document({**msgspec.to_builtins(found.manifest), "manifest": str(found.path), "log": entry})
+    else:
+        report.show_backup(found, entry)
+
+
+COMMANDS = (init, list_backups, show)

@@ -1,0 +1,83 @@
+"""Where log lines go: standard error, and `data_pipeline.log` in the run's folder, both without secrets."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from vecbak.errors import VecbakError
+
+_log = logging.getLogger("vecbak")
+
+
+class _Masked(logging.Formatter):
+    def __init__(self, pattern: str, mask: Any) -> None:
+        super().__init__(pattern)
+        self._mask = mask
+
+    def format(self, record: logging.LogRecord) -> str:
+        return str(self._mask(super().format(record)))
+
+
+class LogBook:
+    """The `vecbak` logger's ways out: standard error, and `data_pipeline.log` once its folder may be written.
+
+    Until then its lines are kept in memory: what preflight refuses leaves no byte behind.
+    """
+
+    def __init__(self, *, verbosity: int, interactive: bool) -> None:
+        self.path: Path | None = None
+        self._mask: Any = lambda text: text
+        self._verbosity = verbosity
+        self._file: logging.Handler | None = None
+        self._memory = logging.handlers.MemoryHandler(
+            capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False
+        )
+        self._memory.setLevel(logging.DEBUG)
+        console = logging.StreamHandler(sys.stderr)
+        quiet = logging.WARNING if interactive else logging.INFO
+        console.setLevel({-1: logging.ERROR, 0: quiet}.get(verbosity, logging.DEBUG))
+        console.setFormatter(_Masked("%(asctime)s %(levelname)s %(message)s", self.mask))
+        _log.handlers[:] = [console, self._memory]
+        _log.setLevel(logging.DEBUG)
+        _log.propagate = False
+
+    def mask(self, text: str) -> str:
+        """Without secrets."""
+        return str(self._mask(text))
+
+    def mask_with(self, mask: Any) -> None:
+        """Use this from now on."""
+        self._mask = mask
+
+    def open(self, folder: Path, name: str) -> None:
+        """Write what was kept, and everything from now on, to the log file of an output directory.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = folder / name
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        handler = logging.StreamHandler(os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace"))
+        handler.setLevel(logging.DEBUG if self._verbosity > 0 else logging.INFO)
+        handler.setFormatter(_Masked("%(asctime)s [%(process)d] %(levelname)s %(message)s", self.mask))
+        handler.addFilter(lambda record: record.levelno >= handler.level)  # what was kept in memory too
+        self._memory.setTarget(handler)
+        self._memory.flush()
+        _log.removeHandler(self._memory)
+        _log.addHandler(handler)
+        self.path, self._file = path, handler
+
+    def record(self, text: str, level: int = logging.WARNING) -> None:
+        """Write to the log file alone; nothing if there is none."""
+        if self._file:
+            self._file.handle(logging.LogRecord("vecbak", level, __file__, 0, text, None, None))
+
+    def record_failure(self, error: VecbakError) -> None:
+        """The same three things that the terminal shows."""
+        output = "".join(f"\n  {line}" for line in error.output.splitlines())
+        self.record(f"{error.message}{output}\n  Hint: {error.hint}", logging.ERROR)

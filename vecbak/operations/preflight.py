@@ -52,7 +52,7 @@ def check_tables(facts: Facts, truncated: Sequence[Table], *, allow_replicated_t
             "Connect to the primary, or run `vecbak backup` without --truncate.",
         )
     for table in truncated:
-        _check_truncatable(table, oids, facts.server.user, allow_replicated_truncate)
+        check_truncatable(table, oids, facts.server.user, allow_replicated_truncate)
     return [*_warnings(facts, oids)]
 
 
@@ -84,7 +84,15 @@ def _check_readable(table: Table, user: str) -> None:
             )
 
 
-def _check_truncatable(table: Table, truncated: set[int], user: str, allow_replicated_truncate: bool) -> None:
+def check_truncatable(table: Table, truncated: set[int], user: str, allow_replicated_truncate: bool) -> None:
+    """Refuse to truncate this table.
+
+    Args:
+        truncated: oids of all tables that are truncated together with it.
+
+    Raises:
+        Refused: says what stands in the way.
+    """
     if not table.can_truncate:
         raise Refused(
             f"the role {user} may not truncate {table.name}",

@@ -99,9 +99,9 @@ def _run(
     schema = _schema(into_schema)
     options = RestoreOptions(mode=mode, create=create, safety_backup=not no_safety_backup)
     found = find_undamaged(backup, loaded, task_id, output_dir) if backup is not None else None
-    folder = (
-        output_dir if output_dir is not None or task_id is not None or found is None else _folder_of(found.path, loaded)
-    )
+    folder: str | Path | None = output_dir
+    if output_dir is None and task_id is None:
+        folder = _folder_of(found.path if found else Path((csv_pair or ("", ""))[1]).absolute(), loaded)
     with open_job(settings, loaded, task_id, folder, as_json=as_json) as job:
         if found:
             reader = file_reader(job, found.manifest, found.path.parent)
@@ -151,10 +151,10 @@ def _schema(text: str | None) -> str | None:
     return name.name
 
 
-def _folder_of(manifest: Path, loaded: LoadedConfig) -> Path | None:
-    """The output directory that a backup is in, so that a safety backup goes beside it; None if it is in no such place."""
+def _folder_of(file: Path, loaded: LoadedConfig) -> Path | None:
+    """The output directory that a backup's file is in, so that a safety backup goes beside it; None if it is in none."""
     below = Path(loaded.config.backup.backup_directory).parts
-    folder = manifest.parent
+    folder = file.parent
     return Path(*folder.parts[: -len(below)]) if folder.parts[-len(below) :] == below else None
 
 

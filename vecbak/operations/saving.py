@@ -274,12 +274,13 @@ class Saving:
 
 
 def open_log(job: Job) -> None:
-    """Open the run's log in its output directory.
+    """Open the run's log in its output directory, which is made if need be.
 
     Raises:
         Refused: it cannot be written.
     """
     try:
+        make_folder(job.output_dir)
         job.folder_ready(job.output_dir)
     except OSError as error:
         raise Refused(

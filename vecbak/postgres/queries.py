@@ -218,10 +218,16 @@ WHERE p.pid IN ({", ".join(str(pid) for pid in [0, *pids])})
 
 
 def truncate(tables: list[Table], lock_seconds: float) -> str:
-    """TRUNCATE all tables in one statement, never CASCADE, without ending psql if the lock is not granted."""
+    """TRUNCATE all tables in one statement, never CASCADE, without ending psql if the lock is not granted.
+
+    It builds their empty indexes again; a parallel build would want its shared memory even so, which a container lacks.
+    """
     names = ", ".join(table.sql for table in tables)
     statement = f"TRUNCATE TABLE {names} CONTINUE IDENTITY RESTRICT;"
-    return f"SET LOCAL lock_timeout = '{milliseconds(lock_seconds)}ms';\n" + attempt("vecbak_truncate", statement)
+    settings = (
+        f"SET LOCAL lock_timeout = '{milliseconds(lock_seconds)}ms';\nSET LOCAL max_parallel_maintenance_workers = 0;\n"
+    )
+    return settings + attempt("vecbak_truncate", statement)
 
 
 def waiting_for_us(oids: list[int]) -> str:

@@ -43,8 +43,8 @@ def test_errors_imports_nothing_of_vecbak():
     assert not imports_any("errors.py", "vecbak")
 
 
-def test_only_the_runner_imports_sh():
-    assert [module for module in MODULES if imports_any(module, "sh")] == ["postgres/runner.py"]
+def test_only_the_process_imports_sh():
+    assert [module for module in MODULES if imports_any(module, "sh")] == ["postgres/process.py"]
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
@@ -107,4 +107,4 @@ def test_backups_know_of_postgres_only_names_and_catalog(module):
 def test_the_config_starts_nothing():
     for module in ("config.py", "config_file.py"):
         assert not imports_any(module, "vecbak.operations", "vecbak.backups.files", "vecbak.cli", "vecbak.report")
-        assert not imports_any(module, "vecbak.postgres.runner", "vecbak.postgres.session")
+        assert not imports_any(module, "vecbak.postgres.runner", "vecbak.postgres.process", "vecbak.postgres.session")

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from vecbak.errors import VecbakError
-from vecbak.postgres.runner import Process, Runner
+from vecbak.postgres.process import Process
+from vecbak.postgres.runner import Runner
 
 _PREFIX = re.compile(r"^psql(?:\.bin)?:<stdin>:\d+: ", re.MULTILINE)
 _SQLSTATE = re.compile(r"^\S+?:  ([0-9A-Z]{5}): ", re.MULTILINE)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vecbak.postgres.runner import KEPT_OUTPUT_BYTES, LocalRunner, Process, ProgramMissing, ProgramTimeout
+from vecbak.postgres.process import KEPT_OUTPUT_BYTES, Process, ProgramMissing
+from vecbak.postgres.runner import LocalRunner, ProgramTimeout
 
 SECRET = "geheim-7731"
 PATIENCE = 30.0

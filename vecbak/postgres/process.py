@@ -1,0 +1,222 @@
+"""One running program: the one importer of `sh`.
+
+Children never outlive us (PR_SET_PDEATHSIG, prctl(2)), and are told to stop by SIGINT first (psql then cancels its
+query on the server) and by SIGKILL after a grace time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from signal import SIGINT
+from typing import Any
+
+import sh
+
+from vecbak.errors import ExitCode, VecbakError
+
+GRACE_SECONDS = 5.0
+KEPT_OUTPUT_BYTES = 1 << 20
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ProgramMissing(VecbakError):
+    """The program to run does not exist or cannot be executed."""
+
+    exit_code = ExitCode.REFUSED
+
+
+class Process:
+    """A running program; forked by, and dying with, the calling thread.
+
+    Args:
+        output: a descriptor that its standard output goes to, instead of a pipe to us.
+        source: a descriptor that its standard input comes from, instead of a pipe from us.
+        attached: it shares our own three streams; on a terminal our process group too, so that it can read there.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path | None,
+        *,
+        output: int | None = None,
+        source: int | None = None,
+        attached: bool = False,
+    ) -> None:
+        self.output = bytearray()
+        self.errors = bytearray()
+        self._closing = threading.Lock()
+        self._ending = threading.Lock()
+        self._code: int | None = None
+        self._own_group = not (attached and os.isatty(0))
+        # Python's own pipes close on exec; sh hands the child's ends over as 0, 1 and 2
+        child_stdin, self.stdin = os.pipe()
+        self.stdout, child_stdout = os.pipe()
+        self.stderr, child_stderr = os.pipe()
+        self._open_descriptors = {self.stdin, self.stdout, self.stderr}
+        childs = [child_stdin, child_stdout, child_stderr]
+        streams = [os.dup(number) for number in (0, 1, 2)] if attached else childs[:]
+        childs += streams if attached else []
+        streams = [streams[0] if source is None else source, streams[1] if output is None else output, streams[2]]
+        try:
+            self._running = self._start(argv, environment, folder, streams)
+        except (sh.CommandNotFound, sh.ForkException, OSError) as error:
+            self.close()
+            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            raise ProgramMissing(
+                f"{argv[0]} cannot be run: {reason}", "Install it, or set connection.bin_dir."
+            ) from None
+        finally:
+            for descriptor in childs:
+                os.close(descriptor)
+
+    def _start(
+        self, argv: Sequence[str], environment: Mapping[str, str], folder: Path | None, streams: list[int]
+    ) -> Any:
+        parent = os.getpid()
+
+        def die_with_parent() -> None:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:  # it died before prctl
+                os.kill(os.getpid(), signal.SIGKILL)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+
+        options: dict[str, Any] = {
+            "_in": streams[0],
+            "_out": streams[1],
+            "_err": streams[2],
+            "_bg": True,
+            "_bg_exc": False,
+            "_tty_in": False,
+            "_tty_out": False,
+            # Ctrl-C at the terminal reaches us alone; we decide what the children are told
+            "_new_group": self._own_group,
+            "_preexec_fn": die_with_parent,
+            "_env": dict(environment),
+            "_return_cmd": True,
+            "_encoding": "utf-8",
+            "_log_msg": lambda ran, call_args, pid=None: "child",
+        }
+        if folder is not None:
+            options["_cwd"] = str(folder)
+        return sh.Command(argv[0])(*argv[1:], **options)
+
+    @property
+    def pid(self) -> int:
+        """The process id; its own process group."""
+        return int(self._running.pid)
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return bool(self._running.is_alive())
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it, and to what it started where it has a group of its own; no error if it has ended."""
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                self._running.signal_group(number) if self._own_group else self._running.signal(number)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Its exit code (negative: the signal that ended it), or None if it still runs after `timeout` seconds."""
+        if timeout is not None:
+            deadline = time.monotonic() + timeout
+            pause = 0.001
+            while self.is_alive():
+                if time.monotonic() >= deadline:
+                    return None
+                time.sleep(pause)
+                pause = min(pause * 2, 0.05)
+        with self._ending:
+            if self._code is None:
+                try:
+                    self._running.wait()
+                    self._code = 0
+                except sh.ErrorReturnCode as error:  # raised once only, so it is kept
+                    self._code = int(error.exit_code)
+            return self._code
+
+    def stop(self, grace: float = GRACE_SECONDS, number: int = SIGINT) -> int:
+        """End it: standard input closed and a signal, then SIGKILL after `grace` seconds. Returns its exit code."""
+        self.signal(number)
+        self.close_descriptor(self.stdin)
+        code = self.wait(grace)
+        if code is None:
+            self.signal(signal.SIGKILL)
+            code = self.wait()
+        self.close()
+        assert code is not None  # noqa: S101 - wait() without a timeout returns a code
+        return code
+
+    def close(self) -> None:
+        """Close our ends of its streams."""
+        for descriptor in tuple(self._open_descriptors):
+            self.close_descriptor(descriptor)
+
+    def exchange(self, request: bytes, deadline: float, enough: Callable[[], bool] = lambda: False) -> bool:
+        """Write to it while reading what it prints, until it closes its streams or until `enough()`.
+
+        Args:
+            request: for its standard input.
+            deadline: on `time.monotonic()`'s clock.
+
+        Returns:
+            False if the deadline came first. `output` and `errors` (its last MiB) have grown.
+        """
+        buffers = {self.stdout: self.output, self.stderr: self.errors}
+        with selectors.DefaultSelector() as selector:
+            for descriptor in self._open_descriptors & buffers.keys():
+                selector.register(descriptor, selectors.EVENT_READ)
+            if request and self.stdin in self._open_descriptors:
+                os.set_blocking(self.stdin, False)
+                selector.register(self.stdin, selectors.EVENT_WRITE)
+            while selector.get_map().keys() - {self.stdin}:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return False
+                for key, _ in selector.select(remaining):
+                    if key.fd == self.stdin:
+                        request = self._write_some(request)
+                        if not request:
+                            selector.unregister(self.stdin)
+                        continue
+                    chunk = os.read(key.fd, 65536)
+                    if chunk:
+                        buffers[key.fd] += chunk
+                    else:
+                        selector.unregister(key.fd)
+                if len(self.errors) > 2 * KEPT_OUTPUT_BYTES:
+                    del self.errors[:-KEPT_OUTPUT_BYTES]
+                if enough():
+                    return True
+        return True
+
+    def _write_some(self, request: bytes) -> bytes:
+        try:
+            with self._closing:  # another thread may end us: the number could be another file's by now
+                if self.stdin not in self._open_descriptors:
+                    return b""
+                return request[os.write(self.stdin, request) :]
+        except BlockingIOError:
+            return request
+        except OSError:
+            return b""  # it has ended; its streams tell why
+
+    def close_descriptor(self, descriptor: int) -> None:
+        """Close one of our ends, once."""
+        with self._closing:
+            if descriptor not in self._open_descriptors:
+                return
+            self._open_descriptors.remove(descriptor)
+        os.close(descriptor)

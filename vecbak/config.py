@@ -185,6 +185,28 @@ class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     ] = 2
 
 
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One step of the workflow."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="E.g. training_load.")]
+    command: Annotated[
+        tuple[str, ...],
+        Meta(min_length=1, description="Program and arguments; run without a shell, where vecbak runs."),
+    ]
+    timeout_seconds: Annotated[Seconds | None, Meta(description="After that it is stopped; null: never.")] = None
+
+
+class Workflow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The steps of a retraining pipeline; the vectors are managed just before the one named training_load."""
+
+    steps: Annotated[tuple[Step, ...], Meta(description="In order.")] = ()
+
+    def __post_init__(self) -> None:
+        names = [step.name for step in self.steps]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"`workflow.steps` names {twice[0]} twice")
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A whole configuration file."""
 
@@ -196,6 +218,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = False
     restore: Restore = Restore()
     timeouts: Timeouts = Timeouts()
+    workflow: Workflow = Workflow()
     tasks_directory: Annotated[
         Text,
         Meta(description="With --task-id alone, the output directory is below this; relative to this file's folder."),

@@ -43,6 +43,18 @@ def hold() -> None:
     _state.shielded = True
 
 
+def release() -> None:
+    """End `hold`, where a run goes on with something that may be interrupted; what came meanwhile is raised now.
+
+    Raises:
+        Interrupted: a signal came while they were held.
+    """
+    _state.shielded = False
+    if _state.pending is not None:
+        number, _state.pending = _state.pending, None
+        _handle(number, None)
+
+
 def pending() -> int | None:
     """The signal that came while they were held, if one did."""
     return _state.pending

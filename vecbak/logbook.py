@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from vecbak.errors import VecbakError
 
@@ -61,10 +63,7 @@ class LogBook:
             OSError: it cannot be written.
         """
         path = folder / name
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        handler = logging.StreamHandler(os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace"))
-        handler.setLevel(logging.DEBUG if self._verbosity > 0 else logging.INFO)
-        handler.setFormatter(_Masked("%(asctime)s [%(process)d] %(levelname)s %(message)s", self.mask))
+        handler = _file_handler(path, self.mask, logging.DEBUG if self._verbosity > 0 else logging.INFO)
         handler.addFilter(lambda record: record.levelno >= handler.level)  # what was kept in memory too
         self._memory.setTarget(handler)
         self._memory.flush()
@@ -81,3 +80,61 @@ class LogBook:
         """The same three things that the terminal shows."""
         output = "".join(f"\n  {line}" for line in error.output.splitlines())
         self.record(f"{error.message}{output}\n  Hint: {error.hint}", logging.ERROR)
+
+
+class FolderLog:
+    """The `vecbak` logger's lines in a task's folder, beside whatever the program that uses vecbak does with them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._mask: Any = lambda text: text
+        self._handler: logging.Handler | None = None
+
+    def mask_with(self, mask: Any) -> None:
+        """Use this from now on."""
+        self._mask = mask
+
+    def open(self, folder: Path) -> None:
+        """Write from now on to the log of this folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._handler = _file_handler(folder / self._name, lambda text: str(self._mask(text)), logging.INFO)
+        _log.addHandler(self._handler)
+
+    def close(self) -> None:
+        """End it."""
+        if self._handler:
+            _log.removeHandler(self._handler)
+            self._handler.close()
+
+
+@contextlib.contextmanager
+def folder_log(name: str) -> Iterator[FolderLog]:
+    """A log that ends with its context.
+
+    Args:
+        name: the file's name.
+    """
+    if _log.level == logging.NOTSET:
+        _log.setLevel(logging.INFO)
+    log = FolderLog(name)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+class _ClosingHandler(logging.StreamHandler[TextIO]):
+    def close(self) -> None:
+        super().close()
+        self.stream.close()
+
+
+def _file_handler(path: Path, mask: Any, level: int) -> logging.Handler:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    handler = _ClosingHandler(os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace"))
+    handler.setLevel(level)
+    handler.setFormatter(_Masked("%(asctime)s [%(process)d] %(levelname)s %(message)s", mask))
+    return handler

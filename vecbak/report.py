@@ -14,7 +14,9 @@ from vecbak.errors import VecbakError
 
 if TYPE_CHECKING:
     from vecbak.backups.inventory import FoundBackup, Inventory
+    from vecbak.operations.pipeline import Loaded
     from vecbak.operations.preview import Preview
+    from vecbak.operations.workflow import WorkflowResult
     from vecbak.results import RestoreResult, Result, VerifyResult
 
 LAST_LINES = 12
@@ -143,6 +145,44 @@ def show_verified(result: VerifyResult) -> None:
             f"{_mark(True)} proven restorable: restored in the {proof['place']} (PostgreSQL {proof['server']}, pgvector"
             f" {proof['vector']}) and exported again, byte for byte the same ({proof['duration']:.1f} s)"
         )
+
+
+def show_run(result: Result, loaded: Loaded) -> None:
+    """The closing summary of `vecbak run`, on standard error: standard output is the command's."""
+    _say_end(f"command {loaded.failure}" if loaded.failure else "command succeeded", result, loaded.restored)
+
+
+def show_workflow(result: WorkflowResult) -> None:
+    """The closing summary of `vecbak workflow`."""
+    for step in result.steps:
+        mark = {"done": "✓", "failed": "✗", "skipped": "-"}[step.status]
+        print(f"  {mark} {step.name}: {step.status}{f' ({step.error})' if step.error else ''}, {step.duration:.1f} s")
+    management = result.vector_management
+    if note := management.get("note"):
+        print(f"vector tables: {note}")
+    else:
+        item = management["summary"]
+        print(
+            f"vector tables: backup {'performed' if management['backup_performed'] else 'NOT performed'}, truncate"
+            f" {'performed' if management['truncate_performed'] else 'not performed'}; {item['tables']} tables,"
+            f" {item['rows']:,} rows, {item['files']} files, {item['size']}, {management['duration']:.2f} s"
+        )
+    if result.restored:
+        print(f"the old vectors were brought back from backup {result.restored['backup_id']}")
+    print(f"task {result.task_id}: {'succeeded' if result.success else 'FAILED'}, {result.duration:.1f} s")
+
+
+def flush() -> None:
+    """What was printed so far comes before what a command prints."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+def _say_end(command: str, result: Result, restored: RestoreResult | None) -> None:
+    print(f"vecbak: {command}; {result.describe()}", file=sys.stderr)
+    if restored:
+        safety = f"; what the load had left is backup {restored.safety_backup}" if restored.safety_backup else ""
+        print(f"vecbak: the old vectors were brought back from backup {restored.backup_id}{safety}", file=sys.stderr)
 
 
 def show_restored(result: RestoreResult) -> None:

@@ -50,8 +50,22 @@ class TableTruncate(msgspec.Struct, frozen=True, kw_only=True):
     error: str | UnsetType = UNSET
 
 
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in figures: tables, rows, files, bytes of the files."""
+
+    tables: int
+    rows: int
+    files: int
+    size_bytes: int
+    size: str
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run did; `truncate_performed` says what happened, never what was asked for."""
+    """What a run did; `truncate_performed` says what happened, never what was asked for.
+
+    Attributes:
+        note: why nothing was done, where nothing was.
+    """
 
     backup_performed: bool = False
     truncate_performed: bool = False
@@ -64,10 +78,36 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     truncate_results: dict[str, TableTruncate] = {}
     errors: tuple[str, ...] = ()
     duration: float = 0.0
+    note: str | UnsetType = UNSET
+
+    @property
+    def summary(self) -> Summary:
+        """The run in figures."""
+        kept = [table for table in self.tables_backed_up.values() if table.success and table.backup_files]
+        size = sum(table.size_bytes for table in kept)
+        return Summary(
+            tables=len(kept),
+            rows=sum(table.row_count for table in kept),
+            files=sum(len(table.backup_files) for table in kept),
+            size_bytes=size,
+            size=human_size(size),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain dicts, lists, strings and numbers."""
-        return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
+        """As plain dicts, lists, strings and numbers, with the summary."""
+        return {**msgspec.to_builtins(self), "summary": msgspec.to_builtins(self.summary)}
+
+    def describe(self) -> str:
+        """One line for logs and terminals: what was performed, and how much."""
+        if not isinstance(self.note, UnsetType):
+            return f"vector tables: {self.note}"
+        backup = f"backup {'performed' if self.backup_performed else 'NOT performed'}"
+        truncate = f"truncate {'performed' if self.truncate_performed else 'not performed'}"
+        item = self.summary
+        return (
+            f"vector tables: {backup}, {truncate}; {item.tables} tables, {item.rows:,} rows, {item.files} files,"
+            f" {item.size}, {self.duration:.2f} s"
+        )
 
 
 class TableRestore(msgspec.Struct, frozen=True, kw_only=True):

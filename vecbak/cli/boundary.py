@@ -83,12 +83,22 @@ def _show_interrupt(settings: Settings, interrupt: Interrupted) -> None:
     document = _failure_document(interrupt.result, f"interrupted by {interrupt}")
     if settings.json:
         report.show_document(document)
-    kept = f" The backup {document['backup_id']} is complete and kept." if document.get("backup_performed") else ""
-    undone = "every table is as it was before" if "restore_performed" in document else "nothing was truncated"
-    text = f"Interrupted by {interrupt}: cleaned up, and {undone}.{kept}"
+    text = f"Interrupted by {interrupt}: {_what_stands(document)}."
     if settings.log:
         settings.log.record(text)
     report.show_line(text)
+
+
+def _what_stands(document: dict[str, Any]) -> str:
+    """What an interrupted run leaves, told by its result."""
+    if "restored" in document:  # a pipeline's: its load was ended
+        restored = document["restored"]
+        brought = f", and the old vectors were brought back from backup {restored['backup_id']}" if restored else ""
+        return f"what ran was ended{brought}"
+    if "restore_performed" in document:
+        return "cleaned up, and every table is as it was before"
+    kept = f"; the backup {document['backup_id']} is complete and kept" if document.get("backup_performed") else ""
+    return f"cleaned up, and nothing was truncated{kept}"
 
 
 def _failure_document(result: object, message: str) -> dict[str, Any]:

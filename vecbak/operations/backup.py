@@ -45,7 +45,9 @@ def back_up(job: Job, *, truncate: bool) -> Result:
     except Interrupted as interrupt:
         interrupt.result = run.result(f"interrupted by {interrupt}")
         raise
-    return run.result()
+    result = run.result()
+    log.info(result.describe())
+    return result
 
 
 class BackupRun:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vecbak.errors import Refused
 from vecbak.operations.job import Job
+from vecbak.postgres import queries
 from vecbak.postgres.catalog import Facts, Table
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import TableName
@@ -75,6 +76,31 @@ def read_tables(job: Job, names: Sequence[TableName]) -> tuple[Table, ...]:
     """
     with _reading(job) as guard:
         return guard.facts(_existing(guard, names)).tables
+
+
+def read_identity(job: Job) -> list[str | int]:
+    """What the tables of the config are, whichever way one connects: cluster, database, tables.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+        Refused: a table does not exist.
+    """
+    with _reading(job) as guard:
+        oids = _existing(guard, job.config.vector_tables.supported())
+        found: list[str | int] = guard.ask_json(queries.identity(oids), "identifying the tables")
+        return found
+
+
+def count_rows(job: Job, names: Sequence[TableName]) -> list[int]:
+    """The rows of some tables now.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+        Refused: a table does not exist.
+    """
+    with _reading(job) as guard:
+        tables = guard.facts(_existing(guard, names)).tables
+        return [guard.count(table, timeout=job.config.timeouts.copy_seconds) for table in tables]
 
 
 def preview(job: Job) -> Preview:

@@ -260,3 +260,12 @@ COMMIT = "\\set QUIET off\nCOMMIT;\n\\set QUIET on"
 def transaction_status(xid: str) -> str:
     """committed, aborted or in progress (https://www.postgresql.org/docs/current/functions-info.html)."""
     return f"SELECT to_json(pg_xact_status({quote_literal(xid)}::xid8));"
+
+
+def identity(oids: list[int]) -> str:
+    """What these tables are, whichever way one connects: the cluster, the database, the tables."""
+    ids = ", ".join(str(oid) for oid in sorted(oids))
+    return f"""
+SELECT json_build_array((SELECT system_identifier::text FROM pg_control_system()),
+  (SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = current_database()), {ids});
+"""

@@ -67,6 +67,16 @@ class Runner(Protocol):
     def attend(self, argv: Sequence[str], *, timeout: float | None, environment: Mapping[str, str]) -> int:
         """Run a program with our own streams."""
 
+    def follow(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float | None,
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+    ) -> int:
+        """Run a program and hand on what it prints, line by line."""
+
     def stop_all(self) -> None:
         """End every program that still runs."""
 
@@ -183,6 +193,57 @@ class LocalRunner:
             # at a terminal Ctrl-C has reached it already, and a second SIGINT would break its own cleaning up
             told = interrupt.signum == signal.SIGINT and os.isatty(0)
             process.stop(number=0 if told else interrupt.signum)
+            raise
+        if code is None:
+            process.stop(number=signal.SIGTERM)
+            raise ProgramTimeout(f"{Path(argv[0]).name} did not end within {timeout:g} s and was stopped")
+        process.close()
+        return code
+
+    def follow(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float | None,
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+    ) -> int:
+        """Run somebody's command, its standard input empty, and hand on what it prints while it prints it.
+
+        Args:
+            timeout: seconds; then SIGTERM, and SIGKILL after the grace time.
+            environment: beyond our own.
+            on_line: told each line of both its streams, without secrets.
+
+        Returns:
+            Its exit code; negative: the signal that ended it.
+
+        Raises:
+            ProgramMissing: it does not exist or cannot be executed.
+            ProgramTimeout: it was stopped.
+            Interrupted: so were we; it has ended.
+        """
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        process = self._begin(argv, None, environment)
+        process.close_descriptor(process.stdin)
+
+        def tell(last: bool = False) -> bool:
+            for stream in (process.output, process.errors):
+                end = len(stream) if last else stream.rfind(b"\n") + 1
+                for line in stream[:end].decode("utf-8", "replace").splitlines():
+                    on_line(self.mask(line))
+                del stream[:end]
+            return not process.is_alive()  # what it started may hold its streams open for ever
+
+        try:
+            while process.is_alive() and time.monotonic() < deadline:
+                if process.exchange(b"", min(deadline, time.monotonic() + 0.2), tell):
+                    process.wait(max(0.0, min(0.2, deadline - time.monotonic())))  # it closed its streams and lives on
+            process.exchange(b"", time.monotonic() + 0.1)
+            tell(last=True)
+            code = process.wait(0.0)
+        except Interrupted as interrupt:
+            process.stop(number=interrupt.signum)
             raise
         if code is None:
             process.stop(number=signal.SIGTERM)

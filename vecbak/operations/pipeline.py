@@ -1,0 +1,123 @@
+"""A reload that can take itself back: manage the vectors, run what loads the new ones, restore the old ones if it fails."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vecbak import interrupts
+from vecbak.backups.inventory import find_backup
+from vecbak.errors import Interrupted, UsageError, VecbakError
+from vecbak.operations.job import Job
+from vecbak.operations.management import Managed
+from vecbak.operations.preview import count_rows
+from vecbak.operations.prove import file_reader
+from vecbak.operations.restore import RestoreOptions, restore
+from vecbak.operations.sources import backup_source
+from vecbak.results import RestoreResult
+
+log = logging.getLogger(__name__)
+
+OnFailure = Literal["keep", "restore"]
+TIMED_OUT = 124  # as timeout(1)
+LEFT_EMPTY = 1
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """How a load ended.
+
+    Attributes:
+        exit_code: for the shell: the command's own; 128 + n for a signal, 124 for a timeout.
+        failure: why it counts as failed; None if it does not.
+        restored: what was done about it.
+    """
+
+    exit_code: int
+    failure: str | None = None
+    restored: RestoreResult | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts, lists, strings and numbers."""
+        restored = self.restored.to_dict() if self.restored else None
+        return {"exit_code": self.exit_code, "failure": self.failure, "restored": restored}
+
+
+def load_and_watch(
+    job: Job, managed: Managed, run: Callable[[], int], *, on_failure: OnFailure, allow_empty: bool
+) -> Loaded:
+    """Run what loads the new vectors; with `on_failure="restore"` a failure brings the old ones back.
+
+    Args:
+        run: runs it to its end and returns its exit code, negative for a signal, or TIMED_OUT.
+        allow_empty: a load that succeeds and leaves a table empty has not failed.
+
+    Raises:
+        Interrupted: we were; what was asked for in that case has been done.
+        RestoreFailed: the old vectors could not be brought back; they are in the backup.
+    """
+    interrupt: Interrupted | None = None
+    try:
+        interrupts.release()  # held since COMMIT: the load may be interrupted again
+        code = run()
+        failure = _failure(code)
+    except Interrupted as error:
+        interrupt, code, failure = error, 128 + error.signum, f"was interrupted by {error}"
+    interrupts.hold()  # from here on the old vectors come back, or it is told why not
+    code = 128 - code if code < 0 else code
+    watched = on_failure == "restore" and managed.result.backup_performed
+    if watched and failure is None and not allow_empty and (empty := _left_empty(job, managed)):
+        code, failure = LEFT_EMPTY, f"succeeded, but left {', '.join(empty)} empty"
+    if failure is None:
+        return Loaded(code)
+    log.error("the command %s", failure)
+    restored = _bring_back(job, managed) if watched else None
+    if interrupt:
+        interrupt.result = Loaded(code, failure, restored)
+        raise interrupt
+    return Loaded(code, failure, restored)
+
+
+def check_command(command: Sequence[str]) -> None:
+    """Refuse what could not be run, before anything is done.
+
+    Raises:
+        UsageError: there is no such program.
+    """
+    if not command or shutil.which(command[0]) is None:
+        raise UsageError(
+            f"the command {command[0] if command else ''!r} cannot be run: no such program",
+            "Check its name, and $PATH.",
+        )
+
+
+def _failure(code: int) -> str | None:
+    if code < 0:
+        return f"was ended by {signal.Signals(-code).name}"
+    if code == TIMED_OUT:
+        return "did not end in time and was stopped (exit code 124)"
+    return f"failed with exit code {code}" if code else None
+
+
+def _left_empty(job: Job, managed: Managed) -> list[str]:
+    had_rows = {label for label, item in managed.result.truncate_results.items() if item.rows_before}
+    labels = job.config.vector_tables.labels()
+    names = [name for name in job.config.vector_tables.truncated() if labels[name] in had_rows]
+    return [labels[name] for name, rows in zip(names, count_rows(job, names), strict=True) if rows == 0]
+
+
+def _bring_back(job: Job, managed: Managed) -> RestoreResult:
+    log.warning("bringing back the vectors of backup %s", managed.result.backup_id)
+    found = find_backup(str(Path(str(managed.result.manifest))), [])
+    reader = file_reader(job, found.manifest, found.path.parent)
+    try:
+        source = backup_source(found, reader, tables=(), into_schema=None, jobs=job.config.backup.jobs)
+        return restore(job, source, found.manifest, RestoreOptions(mode="replace"))
+    except VecbakError as error:
+        error.hint = f"The old vectors are in {found.path}: vecbak restore {found.path} --mode replace. {error.hint}"
+        raise

@@ -91,9 +91,9 @@ def _show_interrupt(settings: Settings, interrupt: Interrupted) -> None:
 
 
 def _failure_document(result: object, message: str) -> dict[str, Any]:
-    from vecbak.results import Result
+    from vecbak.results import PruneResult, Result
 
-    return (result if isinstance(result, Result) else Result(errors=(message,))).to_dict()
+    return (result if isinstance(result, Result | PruneResult) else Result(errors=(message,))).to_dict()
 
 
 def _bug(settings: Settings, error: Exception) -> VecbakError:

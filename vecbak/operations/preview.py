@@ -8,6 +8,7 @@ from vecbak.errors import Refused
 from vecbak.operations.job import Job
 from vecbak.postgres.catalog import Facts, Table
 from vecbak.postgres.guard import Guard
+from vecbak.postgres.names import TableName
 from vecbak.postgres.session import SessionFailed
 
 COUNT_SECONDS = 120.0
@@ -71,7 +72,7 @@ def preview(job: Job) -> Preview:
         facts = guard.facts(_existing(guard, job))
         names = [labels[name] for name in job.config.vector_tables.supported()]
         tables = tuple(
-            PreviewedTable(name, *_rows(guard, table), table.total_bytes, name in emptied)
+            PreviewedTable(name, *rows_of(guard, table), table.total_bytes, name in emptied)
             for name, table in zip(names, facts.tables, strict=True)
         )
     except SessionFailed as error:
@@ -85,10 +86,19 @@ def preview(job: Job) -> Preview:
     return Preview(host, facts.server.database, facts.server.user, tables, seconds)
 
 
-def _rows(guard: Guard, table: Table) -> tuple[int, bool]:
+def rows_of(guard: Guard, table: Table) -> tuple[int, bool]:
+    """A table's rows, and whether that is an estimate."""
     if table.table_bytes > COUNTED_BYTES and table.estimated_rows >= 0:
         return table.estimated_rows, True
     return guard.count(table, timeout=COUNT_SECONDS), False
+
+
+def missing(name: TableName) -> Refused:
+    """A table of the config that is not in the database."""
+    return Refused(
+        f"the table {name} does not exist",
+        "Check vector_tables in the config, the database, and the role's search_path.",
+    )
 
 
 def _existing(guard: Guard, job: Job) -> list[int]:
@@ -96,8 +106,5 @@ def _existing(guard: Guard, job: Job) -> list[int]:
     oids = guard.find(names)
     for name, oid in zip(names, oids, strict=True):
         if oid is None:
-            raise Refused(
-                f"the table {name} does not exist",
-                "Check vector_tables in the config, the database, and the role's search_path.",
-            )
+            raise missing(name)
     return [oid for oid in oids if oid is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
@@ -18,6 +19,7 @@ from vecbak.postgres.surroundings import Link, Rights
 from vecbak.results import human_size
 
 PSQL_FOR_ANY_CSV = 18  # before it, a line that is \. ends a CSV
+_ERROR = re.compile(r"\b(?:ERROR|FATAL|error):")
 _LOOPBACK = ("127.", "::1")
 
 
@@ -84,9 +86,10 @@ class Findings:
 
 
 def in_one_line(error: VecbakError) -> str:
-    """What failed, and the last thing that the program printed about it."""
+    """What failed, and what the program said of it: its first error, or else the last thing that it printed."""
     lines = [line.strip() for line in error.output.splitlines() if line.strip()]
-    return f"{error.message}: {lines[-1]}" if lines else error.message
+    said = next((line for line in lines if _ERROR.search(line)), lines[-1] if lines else "")
+    return f"{error.message}: {said}" if said else error.message
 
 
 def describe_programs(installations: Sequence[Installation], format: str) -> str:

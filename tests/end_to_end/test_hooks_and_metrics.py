@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.support.command import environment, start_vecbak
+from tests.support.command import environment, start_vecbak, vecbak
 from tests.support.programs import slow_pg_dump
 from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, free_port
 from tests.support.workspace import Workspace
@@ -84,6 +84,18 @@ def test_before_hooks_run_before_any_lock_and_in_the_configs_folder(space):
     assert (space.folder / "locks").read_text() == "0\n"
 
 
+def test_paths_start_from_the_configs_folder_wherever_vecbak_runs(space, tmp_path_factory):
+    (space.folder / "note").write_text("#!/bin/sh\npwd > where\n")
+    (space.folder / "note").chmod(0o755)
+    space.save(hooks={"after": [["./note"]]}, metrics_textfile="vecbak.prom")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    done = vecbak("backup", "-c", space.folder / "vecbak.yaml", "--output-dir", space.out, cwd=elsewhere)
+    assert done.code == 0, done.stderr
+    assert (space.folder / "where").read_text() == f"{space.folder}\n"
+    assert metrics(space)["vecbak_last_run_success"] == 1
+    assert list(elsewhere.iterdir()) == []
+
+
 def test_an_after_hook_that_fails_is_a_warning_and_the_next_one_runs(space):
     space.save(hooks={"after": [["sh", "-c", "echo far away >&2; exit 9"], ["no-such-program-x"], ["touch", "third"]]})
     done = space.run("backup", "--json")
@@ -135,8 +147,10 @@ def test_on_error_after_a_truncate_that_failed_names_the_backup_that_is_kept(spa
 
 @pytest.mark.parametrize("moment", ["before", "running", "after"])
 def test_interrupted(space, moment):
-    hang = {moment: [["sh", "-c", "touch hanging; exec sleep 60"]]} if moment != "running" else {}
-    space.save(hooks={**writing(space, "on_error"), **hang}, metrics_textfile="vecbak.prom")
+    hang = {moment: [["sh", "-c", "echo $$$$ > hanging; exec sleep 60"]]} if moment != "running" else {}
+    look = ["sh", "-c", "kill -0 $(cat hanging) && touch still-running"]
+    hooks = {"on_error": [*writing(space, "on_error")["on_error"], look]}
+    space.save(hooks={**hooks, **hang}, metrics_textfile="vecbak.prom")
     if moment == "running":
         space.save(connection={"bin_dir": str(slow_pg_dump(space.folder, seconds=60, after="touch ../../hanging"))})
     running = start_vecbak("backup", "--json", "--output-dir", space.out, cwd=space.folder)
@@ -147,6 +161,7 @@ def test_interrupted(space, moment):
     stdout, stderr = running.communicate(timeout=30)
     assert running.returncode == 143, stderr
     document = json.loads(stdout)
+    assert not (space.folder / "still-running").exists()
     if moment == "after":
         assert document["backup_performed"] is True
         assert "complete and kept" in stderr

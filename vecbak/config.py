@@ -183,7 +183,9 @@ class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class Hooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Programs of yours around a backup or truncate; each is a list of words, run without a shell in this file's folder.
 
-    They are told the facts in environment variables: VECBAK_TASK_ID, VECBAK_BACKUP_ID and so on.
+    They are told the facts in environment variables, empty where not known: VECBAK_EVENT, VECBAK_TASK_ID, VECBAK_DATABASE,
+    VECBAK_OUTPUT_DIRECTORY, VECBAK_BACKUP_DIRECTORY, VECBAK_BACKUP_ID, VECBAK_MANIFEST, VECBAK_ROWS, VECBAK_BYTES,
+    VECBAK_DURATION (seconds), VECBAK_TRUNCATED (true or false), VECBAK_ERROR, VECBAK_EXIT_CODE. PGPASSWORD is emptied.
     """
 
     before: Annotated[

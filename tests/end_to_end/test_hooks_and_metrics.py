@@ -67,7 +67,7 @@ def test_a_before_hook_that_fails_refuses_the_run(space):
     assert done.code == 4, done.stderr
     assert "hook before the run failed" in done.stderr
     assert "exit code 3" in done.stderr
-    assert "not today" in done.stderr
+    assert "\n  not today\n" in done.stderr, "what it printed belongs to the error: there is no log file yet"
     assert not space.out.exists()
     assert not (space.folder / "second").exists()
     assert space.database.count(EMBEDDING) == 62

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vecbak.errors import ExitCode, Interrupted, Refused, VecbakError
@@ -18,6 +19,17 @@ KEPT_BYTES = 1 << 16
 ERROR_CHARACTERS = 4000
 
 
+@dataclass(frozen=True)
+class _Problem:
+    """What failed, in words, and what the hook had printed."""
+
+    what: str
+    printed: str
+
+    def __str__(self) -> str:
+        return self.what
+
+
 def run_before(job: Job) -> None:
     """Run the `before` hooks in order.
 
@@ -29,7 +41,8 @@ def run_before(job: Job) -> None:
         if problem:
             raise Refused(
                 f"the hook before the run failed: {problem}; nothing was done",
-                "Its output is in the log and above; hooks.before in the config names it.",
+                "Mend what it complains about; hooks.before in the config names it.",
+                output=problem.printed,
             )
 
 
@@ -37,7 +50,7 @@ def run_after(job: Job, result: Result) -> list[str]:
     """Run every `after` hook.
 
     Returns:
-        What failed, in words.
+        What failed, in words; what they printed is in the log.
     """
     facts = _facts(job, result, None)
     seconds = job.config.hooks.timeout_seconds
@@ -96,27 +109,29 @@ def _message(error: BaseException | None) -> str:
     return f"interrupted by {error}" if isinstance(error, Interrupted) else f"a bug: {type(error).__name__}"
 
 
-def _run(job: Job, event: str, argv: Sequence[str], facts: dict[str, str], seconds: float) -> str | None:
-    """Run one; what failed, in words."""
-    name = shlex.join(argv)
-    printed = bytearray()
+def _run(job: Job, event: str, argv: Sequence[str], facts: dict[str, str], seconds: float) -> _Problem | None:
+    tail = bytearray()
 
     def keep_the_end(chunk: bytes) -> None:
-        printed.extend(chunk)
-        del printed[:-KEPT_BYTES]
+        tail.extend(chunk)
+        del tail[:-KEPT_BYTES]
 
-    command = [program_path(job.config_folder, argv[0]), *argv[1:]]
-    environment = {**facts, "VECBAK_EVENT": event}
-    log.info("hook %s: %s", event, name)
-    code, errors = 0, ""
+    log.info("hook %s: %s", event, shlex.join(argv))
+    what, errors = "", ""
     try:
         done = job.runner.run(
-            command, timeout=seconds, folder=job.config_folder, environment=environment, consume=keep_the_end
+            [program_path(job.config_folder, argv[0]), *argv[1:]],
+            timeout=seconds,
+            folder=job.config_folder,
+            environment={**facts, "VECBAK_EVENT": event},
+            consume=keep_the_end,
         )
-        code, errors = done.exit_code, done.stderr
+        errors = done.stderr
+        if done.exit_code:
+            what = f"{shlex.join(argv)} ended with exit code {done.exit_code}"
     except VecbakError as error:
-        return job.runner.mask(error.message)
-    finally:
-        for line in (job.runner.mask(printed.decode("utf-8", "replace")) + errors[-KEPT_BYTES:]).splitlines():
-            log.info("hook %s: | %s", event, line)
-    return job.runner.mask(f"{name} ended with exit code {code}") if code else None
+        what, errors = error.message, error.output
+    printed = job.runner.mask(tail.decode("utf-8", "replace")) + errors[-KEPT_BYTES:]
+    for line in printed.splitlines():
+        log.info("hook %s: | %s", event, line)
+    return _Problem(job.runner.mask(what), printed) if what else None

@@ -64,6 +64,8 @@ class Plan:
 def plan(folders: Iterable[Path], rules: Retention) -> Plan:
     """Judge every backup in these folders, each folder on its own; nothing is changed."""
     inventory = take_inventory(dict.fromkeys(folder.resolve() for folder in folders))
+    for path, reason in inventory.unreadable:
+        log.warning("not touched: %s (%s)", path, reason)
     by_folder: dict[Path, list[FoundBackup]] = {}
     for found in inventory.backups:
         by_folder.setdefault(found.path.parent, []).append(found)

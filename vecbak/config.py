@@ -135,7 +135,11 @@ class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         float, Meta(ge=0, lt=100, description="What must be left over on the disk, in percent of its size.")
     ] = 5
     verify_before_truncate: Annotated[
-        Literal["checksum"], Meta(description="What must be proved before TRUNCATE; checksums always are.")
+        Literal["checksum", "restore"],
+        Meta(
+            description="What must be proved before TRUNCATE: checksums always are; `restore` loads the backup into an"
+            " embedded server too (extra `vecbak[embedded]`)."
+        ),
     ] = "checksum"
 
     def __post_init__(self) -> None:
@@ -169,6 +173,18 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         Seconds, Meta(description="How long writers may be kept waiting by a backup that truncates.")
     ] = 7200
     truncate_seconds: Annotated[Seconds, Meta(description="To be granted TRUNCATE's lock, tried again and again.")] = 60
+    restore_seconds: Annotated[Seconds, Meta(description="To load one file, or to build one index.")] = 14400
+
+
+class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the server may use while indexes are built again."""
+
+    maintenance_work_mem: Annotated[
+        str, Meta(pattern=r"^[0-9]+(kB|MB|GB|TB)?\Z", description="As PostgreSQL's setting, while indexes are built.")
+    ] = "1GB"
+    max_parallel_maintenance_workers: Annotated[
+        int, Meta(ge=0, le=1024, description="As PostgreSQL's setting, while indexes are built.")
+    ] = 2
 
 
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -209,6 +225,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     allow_replicated_truncate: Annotated[
         bool, Meta(description="true truncates although a publication would carry the TRUNCATE to its subscribers.")
     ] = False
+    restore: Restore = Restore()
     timeouts: Timeouts = Timeouts()
     tasks_directory: Annotated[
         Text,

@@ -74,6 +74,10 @@ class BackupFailed(VecbakError):
     exit_code = ExitCode.BACKUP_FAILED
 
 
+class BackupDamaged(BackupFailed):
+    """A file of a backup is not what was written; nothing was restored from it."""
+
+
 class TruncateFailed(VecbakError):
     """TRUNCATE failed after a good backup; the backup is kept and the rows are still there."""
 
@@ -88,6 +92,16 @@ class Busy(VecbakError):
     """Another run, or a lock, was in the way before anything was done."""
 
     exit_code = ExitCode.BUSY
+
+
+class RestoreFailed(VecbakError):
+    """The restore failed; the target is as it was before."""
+
+    exit_code = ExitCode.RESTORE_FAILED
+
+
+class RestoreUnknown(RestoreFailed):
+    """The connection broke during COMMIT and nobody answers: whether the rows were restored is not known."""
 
 
 class Interrupted(BaseException):

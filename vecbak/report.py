@@ -14,10 +14,9 @@ from vecbak.errors import VecbakError
 
 if TYPE_CHECKING:
     from vecbak.backups.inventory import FoundBackup, Inventory
-    from vecbak.backups.manifest import Manifest
     from vecbak.operations.checks import Examination
     from vecbak.operations.preview import Preview
-    from vecbak.results import PrunedBackup, PruneResult, Result
+    from vecbak.results import PrunedBackup, PruneResult, RestoreResult, Result, VerifyResult
 
 LAST_LINES = 12
 
@@ -96,20 +95,36 @@ def _mark(success: bool) -> str:
 
 def ask_to_truncate(preview: Preview) -> bool:
     """Ask on the terminal whether these tables may be emptied."""
+    return _ask(
+        "About to back up, verify, and then TRUNCATE:",
+        preview,
+        "back up and EMPTY",
+        f"Writers to the tables to be emptied wait meanwhile, about {preview.seconds:.0f} s; readers wait a moment at the end.",
+    )
+
+
+def ask_to_replace(preview: Preview, backup_id: str, *, safety_backup: bool) -> bool:
+    """Ask on the terminal whether what stands in these tables may be replaced."""
+    return _ask(
+        f"About to REPLACE what these tables hold by the backup {backup_id}:",
+        preview,
+        "back up and REPLACE" if safety_backup else "REPLACE without a safety backup",
+        "Writers and, from the moment that the tables are emptied, readers wait until it is done, indexes included.",
+    )
+
+
+def _ask(title: str, preview: Preview, action: str, consequence: str) -> bool:
     from vecbak.results import human_size
 
-    print("About to back up, verify, and then TRUNCATE:", file=sys.stderr)
+    print(title, file=sys.stderr)
     print(f"  host      {preview.host}\n  database  {preview.database} (as {preview.user})", file=sys.stderr)
     for table in preview.tables:
-        action = _styled("back up and EMPTY", "1;31", sys.stderr) if table.truncate else "back up"
+        what = _styled(action, "1;31", sys.stderr) if table.truncate else "back up"
         print(
-            f"  {table.name}: {'about ' if table.estimated else ''}{table.rows:,} rows, {human_size(table.bytes)}: {action}",
+            f"  {table.name}: {'about ' if table.estimated else ''}{table.rows:,} rows, {human_size(table.bytes)}: {what}",
             file=sys.stderr,
         )
-    print(
-        f"Writers to the tables to be emptied wait meanwhile, about {preview.seconds:.0f} s; readers wait a moment at the end.",
-        file=sys.stderr,
-    )
+    print(consequence, file=sys.stderr)
     return _answered_yes()
 
 
@@ -163,6 +178,43 @@ def _answered_yes() -> bool:
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
+def show_verified(result: VerifyResult) -> None:
+    """What verifying a backup found."""
+    from vecbak.results import human_size
+
+    for name, item in result.files.items():
+        rows = "" if item.rows is None else f"{item.rows:>11,} rows"
+        size = human_size(item.size_bytes) if item.size_bytes is not None else "missing"
+        print(f"  {_mark(item.success)} {name}  {rows:>16}  {size:>9}")
+    if result.verified:
+        size = human_size(result.size_bytes)
+        print(f"Backup {result.backup_id} is intact: {result.rows:,} rows, {size}, {result.duration:.2f} s")
+    if result.proof:
+        proof = result.proof
+        print(
+            f"{_mark(True)} proven restorable: restored in the {proof['place']} (PostgreSQL {proof['server']}, pgvector"
+            f" {proof['vector']}) and exported again, byte for byte the same ({proof['duration']:.1f} s)"
+        )
+
+
+def show_restored(result: RestoreResult) -> None:
+    """The closing summary of a restore."""
+    print(f"Restored {result.backup_id} into {result.database} in {result.duration:.2f} s (mode {result.mode})")
+    width = max((len(item.target) for item in result.tables_restored.values()), default=0)
+    for item in result.tables_restored.values():
+        skipped = f", {item.rows_skipped:,} there already" if item.rows_skipped else ""
+        print(
+            f"  {_mark(item.success)} {item.target:<{width}}  {item.row_count:>11,} rows restored{skipped};"
+            f" {item.rows_before:,} before, {item.rows_after:,} now"
+        )
+    if result.indexes_rebuilt:
+        print(f"  indexes built: {', '.join(result.indexes_rebuilt)}")
+    if result.safety_backup:
+        print(f"  what stood there before is backup {result.safety_backup}: {result.safety_manifest}")
+    if result.skipped_bad_rows:
+        print(f"  {result.skipped_bad_rows:,} rows could not be read and were left out")
+
+
 def show_inventory(inventory: Inventory) -> None:
     """`vecbak list` as text."""
     from vecbak.results import human_size
@@ -206,13 +258,9 @@ def _inventory_line(found: FoundBackup) -> tuple[str, ...]:
         human_size(item.size_bytes),
         item.format if item.compression == "none" else f"{item.format} {item.compression}",
         "yes" if item.truncated else "no",
-        "yes" if _is_proven(item) else "no",
+        "yes" if item.proven_restorable else "no",
         _short(found.path.parent),
     )
-
-
-def _is_proven(item: Manifest) -> bool:
-    return getattr(item, "proven_restorable", None) is not None  # what `verify --restore` adds
 
 
 def _columns(lines: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:

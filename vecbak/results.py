@@ -21,6 +21,20 @@ class TableBackup(msgspec.Struct, frozen=True, kw_only=True):
     duration: float
     error: str | UnsetType = UNSET
 
+    @classmethod
+    def missing(cls, error: str) -> TableBackup:
+        """Of a table that was not copied."""
+        return cls(
+            success=False,
+            row_count=0,
+            file_size="0 Bytes",
+            size_bytes=0,
+            backup_file=None,
+            backup_files=(),
+            duration=0,
+            error=error,
+        )
+
     def with_error(self, error: str) -> TableBackup:
         """The same, with what is wrong with it."""
         return msgspec.structs.replace(self, error=error)
@@ -91,6 +105,84 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[str, ...] = ()
     duration: float = 0.0
     pruned: tuple[str, ...] | UnsetType = UNSET
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts, lists, strings and numbers."""
+        return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
+
+
+class TableRestore(msgspec.Struct, frozen=True, kw_only=True):
+    """One table that was restored: rows before and after, rows loaded, rows that were there already, seconds."""
+
+    success: bool
+    target: str
+    rows_before: int
+    rows_after: int | None
+    row_count: int = 0
+    rows_skipped: int = 0
+    duration: float = 0.0
+    error: str | UnsetType = UNSET
+
+
+class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a restore did.
+
+    Attributes:
+        safety_backup: the id of the backup of what stood there before, if one was made.
+        safety_manifest: its manifest's path.
+        indexes_rebuilt: names.
+        skipped_bad_rows: rows of hand-written files that could not be read and were written to `--skip-bad-rows`.
+    """
+
+    restore_performed: bool = False
+    backup_id: str | None = None
+    manifest: str | None = None
+    mode: str = "error"
+    task_id: str | None = None
+    database: str | None = None
+    tables_restored: dict[str, TableRestore] = {}
+    safety_backup: str | None = None
+    safety_manifest: str | None = None
+    indexes_rebuilt: tuple[str, ...] = ()
+    skipped_bad_rows: int = 0
+    warnings: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    duration: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts, lists, strings and numbers."""
+        return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
+
+
+class FileCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """One file that was verified: bytes and rows found, and what is wrong with it."""
+
+    success: bool
+    size_bytes: int | None
+    rows: int | None
+    error: str | UnsetType = UNSET
+
+
+class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What verifying a backup found.
+
+    Attributes:
+        verified: every file is as it was written.
+        proven_restorable: it was restored and exported again, byte for byte the same; None if that was not asked for.
+        files: by name.
+    """
+
+    verified: bool = False
+    proven_restorable: bool | None = None
+    backup_id: str | None = None
+    manifest: str | None = None
+    database: str | None = None
+    rows: int = 0
+    size_bytes: int = 0
+    files: dict[str, FileCheck] = {}
+    proof: dict[str, Any] | None = None
+    errors: tuple[str, ...] = ()
+    duration: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""

@@ -219,26 +219,6 @@ class Draft:
         identity = Identity.of(os.fstat(self._claim))
         return FinishedFile(self.manifest_path, size, sha256, None, identity, identity.is_racy())
 
-    def amend(self, manifest: bytes) -> None:
-        """Replace the published manifest by one that says more; at every moment one of the two is there.
-
-        Raises:
-            OSError: the disk; the old one is still there.
-        """
-        name = manifest_name(self.backup_id) + self._suffix
-        descriptor = _claim(self.folder, self.backup_id, self._suffix)
-        if descriptor is None:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
-        try:
-            _write_all(descriptor, manifest)
-            (self.folder / name).rename(self.manifest_path)
-            sync_folder(self.folder)
-        except OSError:
-            (self.folder / name).unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(descriptor)
-
     def withdraw(self) -> None:
         """Undo `publish`: what stands is no backup any more, and `close` removes it."""
         if self._published:
@@ -289,10 +269,35 @@ def start_draft(folder: Path, moment: datetime, timestamp_format: str, suffix: s
     """
     while True:
         backup_id = moment.strftime(timestamp_format)
-        claim = None if _is_taken(folder, backup_id, suffix) else _claim(folder, backup_id, suffix)
+        path = folder / (manifest_name(backup_id) + suffix)
+        claim = None if _is_taken(folder, backup_id, suffix) else _claim(path)
         if claim is not None:
             return Draft(folder, backup_id, suffix, claim)
         moment += timedelta(seconds=1)
+
+
+def amend_manifest(path: Path, manifest: bytes, suffix: str) -> FinishedFile:
+    """Replace a published manifest by one that says more; at every moment one of the two is there.
+
+    Raises:
+        OSError: the disk, or another vecbak is amending it; the old one is still there.
+    """
+    temporary = path.with_name(path.name + suffix)
+    descriptor = _claim(temporary)
+    if descriptor is None:
+        raise FileExistsError(errno.EEXIST, "another vecbak is at work on it", str(temporary))
+    try:
+        _write_all(descriptor, manifest)
+        temporary.rename(path)
+        sync_folder(path.parent)
+        identity = Identity.of(os.fstat(descriptor))
+        sha256 = hashlib.sha256(manifest).hexdigest()
+        return FinishedFile(path, len(manifest), sha256, None, identity, identity.is_racy())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path, suffix: str) -> list[str]:
@@ -324,9 +329,30 @@ def names_of_backup(manifest: Path) -> list[str]:
 
 def hash_file(path: Path, consume: Callable[[bytes], None] | None = None) -> tuple[int, str]:
     """Size and SHA-256 of a file, read in constant memory; symbolic links are not followed."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    finished = examine_file(path, consume)
+    return finished.size_bytes, finished.sha256
+
+
+def examine_file(path: Path, consume: Callable[[bytes], None] | None = None) -> FinishedFile:
+    """Read a file that is there already, as `Draft.finish` reads one of ours.
+
+    Args:
+        consume: is handed its bytes piece by piece.
+
+    Raises:
+        FileDamaged: no regular file, or it changed while it was read.
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        return _read_through(descriptor, consume)
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            raise FileDamaged(f"{path.name} is not a regular file")
+        size, sha256 = _read_through(descriptor, consume)
+        identity = Identity.of(os.fstat(descriptor))
+        if identity != Identity.of(before) or size != identity.size:
+            raise FileDamaged(f"{path.name} changed while it was read")
+        return FinishedFile(path, size, sha256, None, identity, identity.is_racy())
     finally:
         os.close(descriptor)
 
@@ -351,8 +377,7 @@ def _is_taken(folder: Path, backup_id: str, suffix: str) -> bool:
     return os.path.lexists(folder / manifest_name(backup_id)) or bool(_names_of(folder, backup_id, suffix))
 
 
-def _claim(folder: Path, backup_id: str, suffix: str) -> int | None:
-    path = folder / (manifest_name(backup_id) + suffix)
+def _claim(path: Path) -> int | None:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileExistsError:

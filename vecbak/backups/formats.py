@@ -61,6 +61,11 @@ def file_ending(format: str, compression: str, part: int | None = None) -> str:
     return (f".part{part:04d}" if part else "") + ENDINGS[format] + (compressor.ending if compressor else "")
 
 
+def compressor_of(name: str) -> Compressor | None:
+    """What a file is compressed with, by its ending."""
+    return next((item for item in COMPRESSORS.values() if name.endswith(item.ending)), None)
+
+
 class ContentCheck(Protocol):
     """Looks at a file's bytes while its checksum is taken."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vecbak.backups import manifest as manifests
 from vecbak.backups.files import MANIFEST_PREFIX
-from vecbak.backups.manifest import Manifest
+from vecbak.backups.manifest import DamagedManifest, Manifest
 from vecbak.errors import UsageError
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def take_inventory(folders: Iterable[Path]) -> Inventory:
         pairs += _pairs_in(folder)
     backups.sort(key=lambda found: found.manifest.created_at, reverse=True)
     known = {(found.path.parent, found.manifest.backup_id) for found in backups}
-    known |= {(path.parent, path.stem.removeprefix(MANIFEST_PREFIX)) for path, _ in unreadable}
+    known |= {(path.parent, _id_of(path)) for path, _ in unreadable}
     alone = [pair for pair in pairs if (pair.collection.parent, pair.backup_id) not in known]
     alone.sort(key=lambda pair: pair.backup_id, reverse=True)
     return Inventory(tuple(backups), tuple(alone), tuple(unreadable))
@@ -93,6 +93,7 @@ def find_backup(text: str, folders: Sequence[Path]) -> FoundBackup:
     """The backup that an argument means: an id, `latest`, or the path of a manifest.
 
     Raises:
+        DamagedManifest: its manifest is not what was written.
         UsageError: there is none, or more than one.
     """
     if is_path(text):
@@ -100,14 +101,18 @@ def find_backup(text: str, folders: Sequence[Path]) -> FoundBackup:
         return FoundBackup(path, manifests.read(path))
     inventory = take_inventory(folders)
     if text == "latest":
+        newest = inventory.backups[0].manifest.backup_id if inventory.backups else ""
+        for path, reason in inventory.unreadable:
+            if _id_of(path) > newest:  # an older one in its place would be a surprise
+                raise DamagedManifest(f"the newest backup cannot be used: {reason}", "Name another one by its id.")
         if inventory.backups:
             return inventory.backups[0]
         raise UsageError("there is no backup yet", _where(folders))
     matches = [found for found in inventory.backups if found.manifest.backup_id == text]
     if not matches:
         for path, reason in inventory.unreadable:
-            if path.stem.removeprefix(MANIFEST_PREFIX) == text:
-                raise UsageError(f"the backup {text} cannot be used: {reason}")
+            if _id_of(path) == text:
+                raise DamagedManifest(f"the backup {text} cannot be used: {reason}")
         raise UsageError(f"there is no backup {text!r}", _where(folders))
     if len(matches) > 1:
         paths = "\n".join(str(found.path) for found in matches)
@@ -115,6 +120,10 @@ def find_backup(text: str, folders: Sequence[Path]) -> FoundBackup:
             f"{len(matches)} backups have the id {text}", "Name one by the path of its manifest.", output=paths
         )
     return matches[0]
+
+
+def _id_of(manifest: Path) -> str:
+    return manifest.stem.removeprefix(MANIFEST_PREFIX)
 
 
 def _pairs_in(folder: Path) -> Iterator[FoundPair]:

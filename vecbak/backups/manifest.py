@@ -20,6 +20,11 @@ from vecbak.postgres.catalog import Server, Table
 FORMAT_VERSION = 1
 MAXIMUM_BYTES = 256 << 20
 
+
+class DamagedManifest(UsageError):
+    """A manifest that is not what was written."""
+
+
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"')
 
 
@@ -66,6 +71,25 @@ class TruncateRecord(msgspec.Struct, frozen=True, kw_only=True):
     rows_removed: dict[str, int]
 
 
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """That this backup was restored and exported again, byte for byte the same.
+
+    Attributes:
+        proven_at: UTC.
+        duration: seconds.
+        server: where: its PostgreSQL version.
+        vector: its pgvector version, None if it has none.
+        place: `embedded server` or `scratch schema`.
+    """
+
+    proven_at: datetime
+    duration: float
+    server: str
+    vector: str | None
+    place: str
+    vecbak: str
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """One backup.
 
@@ -92,6 +116,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     tables: dict[str, TableEntry]
     schema_file: SchemaFile
     truncated: TruncateRecord | None = None
+    proven_restorable: Proof | None = None
     checksum: str = ""
 
     @property
@@ -116,17 +141,23 @@ def with_truncate(manifest: Manifest, record: TruncateRecord) -> Manifest:
     return msgspec.structs.replace(manifest, truncated=record)
 
 
+def with_proof(manifest: Manifest, proof: Proof) -> Manifest:
+    """The manifest that also says that it was restored."""
+    return msgspec.structs.replace(manifest, proven_restorable=proof)
+
+
 def read(path: Path) -> Manifest:
     """Read a manifest and check it against itself.
 
     Raises:
-        UsageError: it cannot be read, is no manifest of this version, or was changed.
+        DamagedManifest: it is no manifest, or was changed.
+        UsageError: it cannot be read, or is of another version.
     """
     data = _read_regular_file(path)
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(
+        raise DamagedManifest(
             f"{path} is no vecbak manifest, or is damaged: {error}", "`vecbak list` shows the backups there are."
         ) from None
     if manifest.format_version != FORMAT_VERSION:
@@ -135,7 +166,7 @@ def read(path: Path) -> Manifest:
             "Use a newer vecbak.",
         )
     if not _is_intact(data):
-        raise UsageError(
+        raise DamagedManifest(
             f"{path} was changed since it was written: its checksum does not agree",
             "Restore the file from a copy; its data files may still be good.",
         )
@@ -163,7 +194,7 @@ def _check_names(path: Path, manifest: Manifest) -> None:
     names = [file.name for entry in manifest.tables.values() for file in entry.files] + [manifest.schema_file.name]
     for name in names:
         if Path(name).name != name or name in {"", ".", ".."} or "\0" in name:
-            raise UsageError(f"{path} names a file outside its own folder: {name!r}", "Do not use this manifest.")
+            raise DamagedManifest(f"{path} names a file outside its own folder: {name!r}", "Do not use this manifest.")
 
 
 def _is_intact(data: bytes) -> bool:

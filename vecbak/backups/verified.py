@@ -25,7 +25,7 @@ class VerifiedBackup:
         if key is not _KEY:
             raise TypeError("a VerifiedBackup comes from VerifiedBackup.verify alone")
         self.manifest = manifest
-        self._files = files
+        self._files = files  # the manifest's own first
 
     @classmethod
     def verify(
@@ -41,10 +41,7 @@ class VerifiedBackup:
         Raises:
             FileDamaged: a file or the manifest is not what was written.
         """
-        try:
-            manifest = manifests.read(published.path)
-        except UsageError as error:
-            raise FileDamaged(error.message) from None
+        manifest = _read(published)
         if not counts.keys() <= manifest.tables.keys() or manifest.tables.keys() != files.keys() - {""}:
             raise FileDamaged("the manifest does not name the tables that were backed up")
         for schema in files.get("", ()):
@@ -63,6 +60,17 @@ class VerifiedBackup:
         backup.check_untouched()
         return backup
 
+    def amended(self, published: FinishedFile) -> VerifiedBackup:
+        """The same after its manifest was replaced by one that says more.
+
+        Raises:
+            FileDamaged: the new manifest names other files or rows.
+        """
+        manifest = _read(published)
+        if manifest.tables != self.manifest.tables or manifest.backup_id != self.manifest.backup_id:
+            raise FileDamaged(f"{published.path.name} does not name the files that were verified")
+        return VerifiedBackup(_KEY, manifest, (published, *self._files[1:]))
+
     def check_untouched(self) -> None:
         """Look at every file again.
 
@@ -71,3 +79,10 @@ class VerifiedBackup:
         """
         for file in self._files:
             file.check_untouched()
+
+
+def _read(published: FinishedFile) -> Manifest:
+    try:
+        return manifests.read(published.path)
+    except UsageError as error:
+        raise FileDamaged(error.message) from None

@@ -83,17 +83,18 @@ def _show_interrupt(settings: Settings, interrupt: Interrupted) -> None:
     document = _failure_document(interrupt.result, f"interrupted by {interrupt}")
     if settings.json:
         report.show_document(document)
-    kept = f" The backup {document['backup_id']} is complete and kept." if document["backup_performed"] else ""
-    text = f"Interrupted by {interrupt}: cleaned up, and nothing was truncated.{kept}"
+    kept = f" The backup {document['backup_id']} is complete and kept." if document.get("backup_performed") else ""
+    undone = "every table is as it was before" if "restore_performed" in document else "nothing was truncated"
+    text = f"Interrupted by {interrupt}: cleaned up, and {undone}.{kept}"
     if settings.log:
         settings.log.record(text)
     report.show_line(text)
 
 
 def _failure_document(result: object, message: str) -> dict[str, Any]:
-    from vecbak.results import PruneResult, Result
+    from vecbak.results import Result
 
-    return (result if isinstance(result, Result | PruneResult) else Result(errors=(message,))).to_dict()
+    return result.to_dict() if hasattr(result, "to_dict") else Result(errors=(message,)).to_dict()
 
 
 def _bug(settings: Settings, error: Exception) -> VecbakError:

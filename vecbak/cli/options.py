@@ -89,6 +89,38 @@ def find(backup: str, loaded: LoadedConfig, task_id: str | None, output_dir: str
     return find_backup(backup, [] if is_path(backup) else backup_folders(loaded, task_id, output_dir))
 
 
+def find_undamaged(backup: str, loaded: LoadedConfig, task_id: str | None, output_dir: str | None) -> FoundBackup:
+    """The same for commands that use its content.
+
+    Raises:
+        BackupDamaged: its manifest is not what was written.
+        UsageError: there is none, or more than one.
+    """
+    from vecbak.backups.manifest import DamagedManifest
+    from vecbak.errors import BackupDamaged
+
+    try:
+        return find(backup, loaded, task_id, output_dir)
+    except DamagedManifest as error:
+        raise BackupDamaged(error.message, error.hint) from None
+
+
+@contextlib.contextmanager
+def open_local_job(settings: Settings, loaded: LoadedConfig, *, as_json: bool) -> Iterator[Job]:
+    """A job for commands that read files and need no database: it has no folder, and no server is started.
+
+    Raises:
+        Refused: there is no usable psql.
+    """
+    from vecbak.bars import LineProgress
+    from vecbak.operations.opening import local_job
+
+    book = settings.start_log(as_json=as_json)
+    with local_job(loaded, progress=LineProgress()) as job:
+        book.mask_with(job.runner.mask)
+        yield job
+
+
 @contextlib.contextmanager
 def open_job(
     settings: Settings, loaded: LoadedConfig, task_id: str | None, output_dir: str | Path | None, *, as_json: bool

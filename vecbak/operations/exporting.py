@@ -8,6 +8,7 @@ from typing import Protocol
 
 from vecbak.backups.files import FileDamaged, FinishedFile
 from vecbak.backups.formats import COMPRESSORS, COPY_OPTIONS, Compressor, ContentCheck, content_check
+from vecbak.backups.rows import DumpRows
 from vecbak.config import Backup
 from vecbak.errors import BackupFailed, VecbakError
 from vecbak.operations.parts import Part
@@ -148,7 +149,7 @@ class DumpExporter:
 
     def examine(self, task: CopyTask, file: FinishedFile) -> int | None:
         """Count the COPY lines that pg_restore makes of it."""
-        counter = CopyLineCounter()
+        counter = DumpRows()
         compressor = COMPRESSORS.get(self.outside)
         name = file.path.name
         try:
@@ -178,45 +179,3 @@ def outside_compression(runner: Runner, backup: Backup, dump_installation: Insta
     if backup.format == "pg_dump" and dump_compresses(runner, dump_installation, backup.compression):
         return "none"
     return backup.compression
-
-
-class CopyLineCounter:
-    r"""Counts the lines between `COPY … FROM stdin;` and `\.` in what pg_restore prints; text format escapes line ends."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._copying = False
-        self._rest = b""
-
-    def feed(self, chunk: bytes) -> None:
-        """The next bytes."""
-        data = self._rest + chunk
-        position = 0
-        while position < len(data):
-            position = self._data_lines(data, position) if self._copying else self._statement(data, position)
-            if position < 0:
-                return
-        self._rest = b""
-
-    def _statement(self, data: bytes, position: int) -> int:
-        end = data.find(b"\n", position)
-        if end < 0:
-            self._rest = data[position:]
-            return -1
-        line = data[position:end]
-        self._copying = line.startswith(b"COPY ") and line.endswith(b" FROM stdin;")
-        return end + 1
-
-    def _data_lines(self, data: bytes, position: int) -> int:
-        if data.startswith(b"\\.\n", position):
-            self._copying = False
-            return position + 3
-        end = data.find(b"\n\\.\n", position)
-        if end >= 0:
-            self.rows += data.count(b"\n", position, end + 1)
-            self._copying = False
-            return end + 4
-        last = data.rfind(b"\n", position)  # a line end may be the first byte of the end mark
-        self.rows += data.count(b"\n", position, max(last, position))
-        self._rest = data[max(last, position) :]
-        return -1

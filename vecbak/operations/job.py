@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vecbak.config import Config
+from vecbak.errors import Refused
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.guard import Guard, open_guard
 from vecbak.postgres.programs import Installation, fitting_installation
@@ -47,19 +48,29 @@ class Job:
         """Where the backups of this task are."""
         return self.output_dir / self.config.backup.backup_directory
 
-    def connect(self) -> tuple[Guard, Installation]:
+    def connect(self, oldest_psql: int | None = None) -> tuple[Guard, Installation]:
         """Open a guard with the psql that fits the server.
+
+        Args:
+            oldest_psql: a major version that psql must have at least.
 
         Raises:
             ConnectionFailed: no connection or no login.
+            Refused: no psql is new enough.
         """
+        able = tuple(item for item in self.installations if item.major >= (oldest_psql or 0))
+        if not able:
+            raise Refused(
+                f"psql {oldest_psql} or newer is needed here, and was not found",
+                "Older versions stop to read a CSV file at a line that is `\\.`. Install postgresql-client-18,"
+                " or pip install 'vecbak[embedded]'.",
+            )
         seconds = self.config.timeouts.connect_seconds
-        first = self.installations[0]
-        guard = open_guard(self.runner, self.endpoint, first, connect_seconds=seconds)
-        if first.major >= guard.server_major:
-            return guard, first
-        fitting = fitting_installation(self.installations, guard.server_major)
+        guard = open_guard(self.runner, self.endpoint, able[0], connect_seconds=seconds)
+        if able[0].major >= guard.server_major:
+            return guard, able[0]
+        fitting = fitting_installation(able, guard.server_major)
         if fitting is None:
-            return guard, first  # an older psql speaks to newer servers; only pg_dump does not
+            return guard, able[0]  # an older psql speaks to newer servers; only pg_dump does not
         guard.close()
         return open_guard(self.runner, self.endpoint, fitting, connect_seconds=seconds), fitting

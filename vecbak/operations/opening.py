@@ -114,3 +114,25 @@ def open_job(
             folder_ready=folder_ready,
             config_folder=loaded.path.parent,
         )
+
+
+@contextlib.contextmanager
+def local_job(loaded: LoadedConfig, *, progress: Progress | None = None) -> Iterator[Job]:
+    """A job that only reads files; its endpoint is libpq's own environment, and nothing connects to it.
+
+    Raises:
+        Refused: there is no usable psql.
+    """
+    runner = LocalRunner(Endpoint({}).secrets)
+    try:
+        yield Job(
+            config=loaded.config,
+            endpoint=Endpoint({}),
+            installations=find_installations(runner, None),
+            runner=runner,
+            output_dir=Path.cwd(),
+            task_id="",
+            progress=progress or NoProgress(),
+        )
+    finally:
+        runner.stop_all()

@@ -50,9 +50,7 @@ def check_tables(facts: Facts, truncated: Sequence[Table], *, allow_replicated_t
     if truncated:
         _raise_first(standby_problems(facts.server))
     for table in truncated:
-        _raise_first(
-            truncating_problems(table, oids, facts.server.user, allow_replicated_truncate=allow_replicated_truncate)
-        )
+        check_truncatable(table, oids, facts.server.user, allow_replicated_truncate)
     return [warning for table in facts.tables for warning in table_warnings(table, truncated=table.oid in oids)]
 
 
@@ -98,6 +96,18 @@ def standby_problems(server: Server) -> Iterator[Refused]:
             "the server is a standby, which cannot truncate",
             "Connect to the primary, or run `vecbak backup` without --truncate.",
         )
+
+
+def check_truncatable(table: Table, truncated: set[int], user: str, allow_replicated_truncate: bool) -> None:
+    """Refuse to truncate this table.
+
+    Args:
+        truncated: oids of all tables that are truncated together with it.
+
+    Raises:
+        Refused: says what stands in the way.
+    """
+    _raise_first(truncating_problems(table, truncated, user, allow_replicated_truncate=allow_replicated_truncate))
 
 
 def truncating_problems(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vecbak.errors import Refused
@@ -29,13 +31,28 @@ class PreviewedTable:
 
 @dataclass(frozen=True)
 class Preview:
-    """Where, what, and for how many seconds writers will wait."""
+    """Where, what, for how many seconds writers will wait, and server_version_num."""
 
     host: str
     database: str
     user: str
     tables: tuple[PreviewedTable, ...]
     seconds: float
+    server_version: int
+
+
+@contextlib.contextmanager
+def _reading(job: Job) -> Iterator[Guard]:
+    guard, _ = job.connect()
+    try:
+        guard.begin(writes=False, lock_seconds=job.config.timeouts.lock_seconds)
+        yield guard
+    except SessionFailed as error:
+        raise Refused(
+            f"the tables could not be read: {error.message}", "See the server's message.", output=error.output
+        ) from None
+    finally:
+        guard.close()
 
 
 def read_facts(job: Job) -> tuple[Facts, int]:
@@ -45,16 +62,19 @@ def read_facts(job: Job) -> tuple[Facts, int]:
         ConnectionFailed: no connection or no login.
         Refused: a table does not exist.
     """
-    guard, _ = job.connect()
-    try:
-        guard.begin(writes=False, lock_seconds=job.config.timeouts.lock_seconds)
-        return guard.facts(_existing(guard, job)), guard.server_version
-    except SessionFailed as error:
-        raise Refused(
-            f"the tables could not be read: {error.message}", "See the server's message.", output=error.output
-        ) from None
-    finally:
-        guard.close()
+    with _reading(job) as guard:
+        return guard.facts(_existing(guard, job.config.vector_tables.supported())), guard.server_version
+
+
+def read_tables(job: Job, names: Sequence[TableName]) -> tuple[Table, ...]:
+    """Some tables as they are now; nothing is locked.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+        Refused: a table does not exist.
+    """
+    with _reading(job) as guard:
+        return guard.facts(_existing(guard, names)).tables
 
 
 def preview(job: Job) -> Preview:
@@ -64,26 +84,35 @@ def preview(job: Job) -> Preview:
         ConnectionFailed: no connection or no login.
         Refused: a table does not exist or may not be read.
     """
-    guard, _ = job.connect()
     labels = job.config.vector_tables.labels()
     emptied = {labels[name] for name in job.config.vector_tables.truncated()}
-    try:
-        guard.begin(writes=False, lock_seconds=job.config.timeouts.lock_seconds)
-        facts = guard.facts(_existing(guard, job))
-        names = [labels[name] for name in job.config.vector_tables.supported()]
-        tables = tuple(
-            PreviewedTable(name, *rows_of(guard, table), table.total_bytes, name in emptied)
-            for name, table in zip(names, facts.tables, strict=True)
-        )
-    except SessionFailed as error:
-        raise Refused(
-            f"the tables could not be read: {error.message}", "See the server's message.", output=error.output
-        ) from None
-    finally:
-        guard.close()
+    names = [labels[name] for name in job.config.vector_tables.supported()]
+    with _reading(job) as guard:
+        return _look(job, guard, names, _existing(guard, job.config.vector_tables.supported()), emptied)
+
+
+def preview_of(job: Job, tables: Mapping[str, TableName]) -> Preview:
+    """Look at what replacing these tables would do; those that do not exist are left out.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+        Refused: a table may not be read.
+    """
+    with _reading(job) as guard:
+        oids = dict(zip(tables, guard.find(list(tables.values())), strict=True))
+        found = {label: oid for label, oid in oids.items() if oid is not None}
+        return _look(job, guard, list(found), list(found.values()), set(found))
+
+
+def _look(job: Job, guard: Guard, names: Sequence[str], oids: list[int], emptied: set[str]) -> Preview:
+    facts = guard.facts(oids)
+    tables = tuple(
+        PreviewedTable(name, *rows_of(guard, table), table.total_bytes, name in emptied)
+        for name, table in zip(names, facts.tables, strict=True)
+    )
     seconds = max(1.0, sum(table.table_bytes for table in facts.tables) * 3 / BYTES_PER_SECOND)
     host = job.endpoint.parameters.get("host") or "(libpq's default)"
-    return Preview(host, facts.server.database, facts.server.user, tables, seconds)
+    return Preview(host, facts.server.database, facts.server.user, tables, seconds, guard.server_version)
 
 
 def rows_of(guard: Guard, table: Table) -> tuple[int, bool]:
@@ -101,8 +130,7 @@ def missing(name: TableName) -> Refused:
     )
 
 
-def _existing(guard: Guard, job: Job) -> list[int]:
-    names = job.config.vector_tables.supported()
+def _existing(guard: Guard, names: Sequence[TableName]) -> list[int]:
     oids = guard.find(names)
     for name, oid in zip(names, oids, strict=True):
         if oid is None:

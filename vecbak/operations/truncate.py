@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from vecbak.backups.files import FileDamaged
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.errors import BackupFailed, TruncateFailed, TruncateUnknown
+from vecbak.operations.committing import commit
 from vecbak.operations.job import Job
 from vecbak.postgres.catalog import Table
-from vecbak.postgres.guard import Guard, Truncated, transaction_outcome
+from vecbak.postgres.guard import Guard, Truncated
 from vecbak.postgres.programs import Installation
 from vecbak.postgres.session import SessionFailed
 
 log = logging.getLogger(__name__)
-
-OUTCOME_SECONDS = 5.0  # at least; a server that crashed needs time to recover
 
 
 def empty_tables(job: Job, guard: Guard, backup: VerifiedBackup, tables: Mapping[str, Table]) -> Truncated:
@@ -55,30 +54,22 @@ def commit_truncate(job: Job, guard: Guard, installation: Installation, truncate
     Raises:
         TruncateFailed: not truncated, or unknown whether; says which.
     """
-    try:
-        guard.commit()
-    except SessionFailed as error:
-        log.warning("the connection was lost during COMMIT; asking a new session what became of it")
-        guard.kill()
-        seconds = max(OUTCOME_SECONDS, job.config.timeouts.truncate_seconds)
-        outcome = transaction_outcome(job.runner, job.endpoint, installation, truncated.transaction, seconds=seconds)
-        if outcome == "committed":
-            log.warning("COMMIT had succeeded: the tables are truncated")
-            return
-        if outcome == "aborted":
-            raise TruncateFailed(
-                "the connection was lost during COMMIT, and the server rolled it back;"
-                " the backup is kept, and every row is still there",
-                "Run vecbak again.",
-                output=error.output,
-            ) from None
+    end = commit(job, guard, installation, truncated.transaction)
+    if end.outcome == "aborted":
+        raise TruncateFailed(
+            "the connection was lost during COMMIT, and the server rolled it back;"
+            " the backup is kept, and every row is still there",
+            "Run vecbak again.",
+            output=end.output,
+        )
+    if end.outcome == "unknown":
         raise TruncateUnknown(
             "the connection was lost during COMMIT, and it is UNKNOWN whether the tables were truncated;"
             " the backup is kept and complete",
             f"When the server answers again: SELECT pg_xact_status('{truncated.transaction}'), or count the rows;"
             " every row is in the backup or still in the table.",
-            output=error.output,
-        ) from None
+            output=end.output,
+        )
 
 
 def _check_untouched(backup: VerifiedBackup) -> None:

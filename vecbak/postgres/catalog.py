@@ -52,6 +52,7 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     statistics: dict[str, int]
     valid: bool
     constraint: str | None
+    clustered: bool = False
 
 
 class Sequence(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +87,8 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         foreign_partitions: partitions on other servers, whose rows no lock of ours protects.
         publications: those that carry a TRUNCATE of it to subscribers.
         truncate_triggers: enabled triggers that a TRUNCATE of it fires.
+        is_owner: whether we may drop and build its indexes.
+        references: oids of the tables that its foreign keys point at.
     """
 
     oid: int
@@ -111,6 +114,11 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     indexes: tuple[Index, ...]
     sequences: tuple[Sequence, ...]
     foreign_partitions: tuple[str, ...] = ()
+    can_insert: bool = True
+    is_owner: bool = True
+    is_partition: bool = False
+    references: tuple[int, ...] = ()
+    primary_key: tuple[str, ...] = ()
 
     @property
     def sql(self) -> str:
@@ -134,7 +142,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """The database's side of a backup."""
+    """The database's side of a backup; of the extensions their versions and where their types and operators are."""
 
     database: str
     user: str
@@ -142,6 +150,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     in_recovery: bool
     extensions: dict[str, str]
     encoding: str
+    extension_schemas: dict[str, str] = {}
+    tablespaces: tuple[str, ...] = ()
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,8 +174,10 @@ SELECT json_build_object(
   'server', json_build_object(
     'database', current_database(), 'user', current_user, 'version', current_setting('server_version'),
     'in_recovery', pg_is_in_recovery(), 'encoding', current_setting('server_encoding'),
-    'extensions', (SELECT json_object_agg(extname, extversion ORDER BY extname) FROM pg_catalog.pg_extension)),
-  'tables', (SELECT json_agg({_TABLE} ORDER BY wanted.position)
+    'extensions', (SELECT json_object_agg(extname, extversion ORDER BY extname) FROM pg_catalog.pg_extension),
+    'extension_schemas', (SELECT json_object_agg(extname, extnamespace::regnamespace::text) FROM pg_catalog.pg_extension),
+    'tablespaces', (SELECT json_agg(spcname ORDER BY spcname) FROM pg_catalog.pg_tablespace)),
+  'tables', (SELECT coalesce(json_agg({_TABLE} ORDER BY wanted.position), '[]')
     FROM unnest({array}) WITH ORDINALITY AS wanted(oid, position)
     JOIN pg_catalog.pg_class c ON c.oid = wanted.oid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace));
@@ -191,6 +203,17 @@ _FOREIGN_KEYS = _list(
     "json_build_object('name', k.conname, 'table_oid', k.conrelid::bigint, 'table', k.conrelid::regclass::text)",
     "pg_catalog.pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0",
     "k.oid",
+)
+_REFERENCES = _list(
+    "DISTINCT k.confrelid::bigint",
+    "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'",
+    "k.confrelid::bigint",
+)
+_PRIMARY_KEY = _list(
+    "a.attname",
+    """pg_catalog.pg_constraint k, unnest(k.conkey) WITH ORDINALITY AS key(number, position), pg_catalog.pg_attribute a
+        WHERE k.conrelid = c.oid AND k.contype = 'p' AND a.attrelid = c.oid AND a.attnum = key.number""",
+    "key.position",
 )
 _PUBLICATIONS = _list(
     "DISTINCT p.pubname",
@@ -241,7 +264,7 @@ _CONSTRAINTS = _list(
 )
 _INDEXES = _list(
     """json_build_object('name', ic.relname, 'definition', pg_get_indexdef(x.indexrelid), 'method', am.amname,
-        'tablespace', ts.spcname, 'comment', obj_description(x.indexrelid, 'pg_class'), 'valid', x.indisvalid,
+        'tablespace', ts.spcname, 'comment', obj_description(x.indexrelid, 'pg_class'), 'valid', x.indisvalid, 'clustered', x.indisclustered,
         'constraint', (SELECT k.conname FROM pg_catalog.pg_constraint k
           WHERE k.conindid = x.indexrelid AND k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')),
         'statistics', (SELECT coalesce(json_object_agg(a.attnum, a.attstattarget), '{}') FROM pg_catalog.pg_attribute a
@@ -265,6 +288,8 @@ _TABLE = f"""json_build_object(
     'access_method', (SELECT amname FROM pg_catalog.pg_am WHERE oid = c.relam),
     'heap_pages', pg_relation_size(c.oid) / current_setting('block_size')::bigint, 'owner', pg_get_userbyid(c.relowner),
     'comment', obj_description(c.oid, 'pg_class'), 'can_select', has_table_privilege(c.oid, 'SELECT'),
+    'can_insert', has_table_privilege(c.oid, 'INSERT'), 'is_owner', pg_has_role(c.relowner, 'USAGE'),
+    'is_partition', c.relispartition, 'references', {_REFERENCES}, 'primary_key', {_PRIMARY_KEY},
     'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
     'estimated_rows', c.reltuples::bigint, 'total_bytes', pg_total_relation_size(c.oid), 'table_bytes', pg_table_size(c.oid),
     'children', {_CHILDREN}, 'foreign_partitions', {_FOREIGN_PARTITIONS}, 'foreign_keys', {_FOREIGN_KEYS}, 'publications', {_PUBLICATIONS},

@@ -128,6 +128,22 @@ def endpoint_from_config(loaded: LoadedConfig) -> Endpoint:
     return Endpoint(parameters, password, bin_dir)
 
 
+def endpoint_from_dsn(dsn: str, loaded: LoadedConfig) -> Endpoint:
+    """The endpoint of a DSN on the command line, where everybody on the machine could read a password.
+
+    Raises:
+        UsageError: it cannot be read, or holds a password.
+    """
+    parameters = parse_dsn(dsn, Path("--on"))
+    if "password" in parameters:
+        raise UsageError(
+            "the DSN on the command line holds a password, which everybody on this machine can read there",
+            "Take it out, and use ~/.pgpass or $PGPASSWORD.",
+        )
+    parameters.setdefault("connect_timeout", str(max(2, round(loaded.config.timeouts.connect_seconds))))
+    return Endpoint(parameters)
+
+
 def parse_dsn(dsn: str, path: Path) -> dict[str, str]:
     """Take a libpq URI or key=value string apart.
 

@@ -17,16 +17,17 @@ DEFAULT_MAJOR = 18
 
 @contextlib.contextmanager
 def embedded_server(
-    folder: Path, *, dbname: str | None, user: str | None, connect_seconds: float
+    folder: Path, *, dbname: str | None, user: str | None, connect_seconds: float, major: int = DEFAULT_MAJOR
 ) -> Iterator[Endpoint]:
     """Make the data folder if there is none, start its server if it does not run, and stop it again if we started it.
 
     As root the server runs as a system user of its own, which pgserver makes and to which it opens the way to the folder.
 
     Args:
-        folder: the data folder; its version is kept, a new one is PostgreSQL 18.
+        folder: the data folder; its version is kept.
         dbname: the database; `postgres` if None.
         user: the role; `postgres` if None.
+        major: of a new server, 16 or 18.
 
     Raises:
         Refused: the extra is not installed.
@@ -35,7 +36,7 @@ def embedded_server(
     pgserver = _import()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        server = pgserver.get_server(folder, postgres_version=_major_of(folder))
+        server = pgserver.get_server(folder, postgres_version=_major_of(folder, major))
     except Exception as error:  # noqa: BLE001 - pgserver raises what its programs gave it
         raise ConnectionFailed(
             f"the embedded server in {folder} does not start: {type(error).__name__}",
@@ -56,11 +57,11 @@ def embedded_server(
         server.cleanup()
 
 
-def _major_of(folder: Path) -> int:
+def _major_of(folder: Path, new: int) -> int:
     try:
         return int((folder / "PG_VERSION").read_text().strip())
     except (OSError, ValueError):
-        return DEFAULT_MAJOR
+        return new
 
 
 def _import() -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vecbak.errors import Busy, ConnectionFailed, Refused, TruncateFailed
-from vecbak.postgres import queries
+from vecbak.postgres import queries, restore_queries
 from vecbak.postgres.catalog import Facts, Table, decode_facts, facts_query
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.diagnosis import LOCK_STATES, Blocker, busy, connection_hint, lock_refused, truncate_hint
@@ -101,7 +101,7 @@ class Guard:
         Raises:
             Busy: a name meant another table when it was locked.
         """
-        found = self._ask_json(queries.resolve(list(tables)), "finding the tables")
+        found = self.ask_json(queries.resolve(list(tables)), "finding the tables")
         for table, item in zip(tables, found, strict=True):
             if not item["locked"]:
                 raise Busy(f"the table {table} was replaced while it was being locked", "Run vecbak again.")
@@ -113,7 +113,7 @@ class Guard:
 
     def find(self, tables: Sequence[TableName]) -> list[int | None]:
         """The oids of tables that need not be locked, None for those that do not exist."""
-        found = self._ask_json(queries.resolve(list(tables)), "finding the tables")
+        found = self.ask_json(queries.resolve(list(tables)), "finding the tables")
         return [None if item["oid"] is None else int(item["oid"]) for item in found]
 
     def claim(self, oids: Sequence[int]) -> None:
@@ -122,23 +122,23 @@ class Guard:
         Raises:
             Busy: another vecbak run has one of them.
         """
-        held = self._ask_json(queries.advisory_locks(list(oids)), "taking the advisory locks")
+        held = self.ask_json(queries.advisory_locks(list(oids)), "taking the advisory locks")
         if held:
-            pids = self._ask_json(queries.advisory_holders(held), "looking for the other run")
+            pids = self.ask_json(queries.advisory_holders(held), "looking for the other run")
             raise Busy(
                 f"another vecbak run is working on {'this table' if len(oids) == 1 else 'these tables'}"
                 + (f" (server process {', '.join(str(pid) for pid in pids)})" if pids else ""),
                 "Wait until it has ended, then run vecbak again.",
             )
-        self._ask("SET LOCAL search_path = '';", "pinning the search_path")
+        self.ask("SET LOCAL search_path = '';", "pinning the search_path")
 
     def facts(self, oids: Sequence[int]) -> Facts:
         """Everything that preflight and manifest want to know."""
-        return decode_facts(self._ask_json(facts_query(list(oids)), "reading the catalogs"))
+        return decode_facts(self.ask_json(facts_query(list(oids)), "reading the catalogs"))
 
     def count(self, table: Table, *, timeout: float) -> int:
         """The table's rows now."""
-        return int(self._ask_json(queries.count_rows(table), f"counting {table.name}", timeout))
+        return int(self.ask_json(queries.count_rows(table), f"counting {table.name}", timeout=timeout))
 
     def row_bytes(self, table: Table, rows: int, *, binary: bool, timeout: float) -> float:
         """The mean width of a row as COPY writes it, in bytes, estimated from a sample."""
@@ -146,21 +146,21 @@ class Guard:
             queries.sample_row_bytes(table, rows, binary=binary),
             queries.first_row_bytes(table, binary=binary),
         ):
-            sample = self._ask_json(query, f"sampling {table.name}", timeout)
+            sample = self.ask_json(query, f"sampling {table.name}", timeout=timeout)
             if sample["rows"]:
                 return float(sample["bytes"])
         return 0.0
 
     def export_snapshot(self) -> str:
         """A snapshot for workers and pg_dump; valid while this transaction lasts."""
-        return str(self._ask_json("SELECT to_json(pg_export_snapshot());", "exporting the snapshot"))
+        return str(self.ask_json("SELECT to_json(pg_export_snapshot());", "exporting the snapshot"))
 
     def copy_progress(self, pids: Sequence[int], oids: Sequence[int]) -> list[tuple[int, int, int]]:
         """Process, table (0 for a query) and rows so far of each COPY; the question also keeps the connection from being dropped."""
         if self.server_version < 140000:
-            self._ask_json("SELECT 1;", "keeping the connection alive")
+            self.ask_json("SELECT 1;", "keeping the connection alive")
             return []
-        found = self._ask_json(queries.copy_progress(list(pids), list(oids)), "asking for progress")
+        found = self.ask_json(queries.copy_progress(list(pids), list(oids)), "asking for progress")
         return [(int(pid), int(oid), int(rows)) for pid, oid, rows in found]
 
     def truncate(
@@ -177,15 +177,45 @@ class Guard:
         Raises:
             TruncateFailed: the lock was not granted in time (names the blockers), or the server refused.
         """
-        deadline = time.monotonic() + seconds
-        attempt = _FIRST_ATTEMPT_SECONDS
-        while not self._try_truncate(tables, attempt):
-            on_wait()
-            if time.monotonic() + attempt >= deadline:
-                raise self._lock_not_granted(tables, seconds)
-            time.sleep(attempt)  # readers that queued behind us go first
-            attempt = min(attempt * 1.5, _LONGEST_ATTEMPT_SECONDS)
+        if not self._in_short_attempts(lambda attempt: self._try_truncate(tables, attempt), seconds, on_wait):
+            raise self._lock_not_granted(tables, seconds)
         return self._after_truncate(tables)
+
+    def lock_exclusively(
+        self, tables: Sequence[Table], *, seconds: float, on_wait: Callable[[], None] = lambda: None
+    ) -> None:
+        """ACCESS EXCLUSIVE on the tables, asked for as `truncate` does it.
+
+        Raises:
+            Busy: not granted in time; names who holds it.
+            SessionFailed: the server refused.
+        """
+        if not self._in_short_attempts(lambda attempt: self._try_lock(tables, attempt), seconds, on_wait):
+            raise Busy(
+                f"the tables are in use, and were not free within {seconds:g} s; nothing was changed",
+                "End the sessions named above (SELECT pg_terminate_backend(PID)) or wait for them, then run vecbak again;"
+                " timeouts.truncate_seconds says how long vecbak tries.",
+                output=self._named_blockers(tables),
+            )
+
+    def ask(self, request: str, step: str, *, timeout: float = ANSWER_SECONDS) -> Answer:
+        """Run statements inside the transaction.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            SessionFailed: one of them failed, and with it the transaction.
+        """
+        return self._session.ask(request, timeout=timeout, step=step)
+
+    def ask_json(self, query: str, step: str, *, timeout: float = ANSWER_SECONDS) -> Any:
+        """Run statements of which the last gives one JSON value.
+
+        Raises:
+            SessionFailed: one of them failed, and with it the transaction.
+        """
+        return self._session.ask_json(query, timeout=timeout, step=step)
 
     def commit(self) -> None:
         """COMMIT.
@@ -193,17 +223,13 @@ class Guard:
         Raises:
             SessionFailed: no answer, or one that is not COMMIT; `transaction_outcome` then tells what happened.
         """
-        answer = self._ask(queries.COMMIT, "COMMIT")
+        answer = self.ask(queries.COMMIT, "COMMIT")
         if answer.text.strip() != "COMMIT":
             raise SessionFailed(f"COMMIT was answered by {answer.text.strip() or 'nothing'}", output=answer.messages)
 
     def blockers(self, table: TableName, mode: str) -> list[Blocker]:
         """Who holds, or waits for, what conflicts with a lock on a table."""
         return self._blockers(table.sql, mode)
-
-    def ask_json(self, query: str, step: str) -> Any:
-        """What a query that changes nothing returns, as one JSON value; outside a transaction too."""
-        return self._ask_json(query, step)
 
     def close(self) -> None:
         """End the session; what was not committed is rolled back."""
@@ -213,15 +239,39 @@ class Guard:
         """End the session at once."""
         self._session.kill()
 
-    def _try_truncate(self, tables: Sequence[Table], lock_seconds: float) -> bool:
+    def _in_short_attempts(self, attempt: Callable[[float], bool], seconds: float, on_wait: Callable[[], None]) -> bool:
+        deadline = time.monotonic() + seconds
+        pause = _FIRST_ATTEMPT_SECONDS
+        while not attempt(pause):
+            on_wait()
+            if time.monotonic() + pause >= deadline:
+                return False
+            time.sleep(pause)  # readers that queued behind us go first
+            pause = min(pause * 1.5, _LONGEST_ATTEMPT_SECONDS)
+        return True
+
+    def _try_lock(self, tables: Sequence[Table], lock_seconds: float) -> bool:
         names = ", ".join(table.name for table in tables)
-        if self._ask_json(queries.waiting_for_us([table.oid for table in tables]), f"truncating {names}"):
-            # once deadlock_timeout is over, the server would end their transaction as the deadlock's victim
+        step = f"locking {names}"
+        if self.ask_json(queries.waiting_for_us([table.oid for table in tables]), step):
             return False
-        answer = self._ask(queries.truncate(list(tables), lock_seconds), f"truncating {names}")
+        answer = self.ask(restore_queries.lock_exclusively(tables, lock_seconds), step)
         if not answer.error:
             return True
-        self._ask(queries.ROLLBACK_TRUNCATE, f"truncating {names}")
+        self.ask(restore_queries.ROLLBACK_EXCLUSIVE, step)
+        if answer.sqlstate in LOCK_STATES:
+            return False
+        raise SessionFailed(f"{step} failed", output=answer.messages, sqlstate=answer.sqlstate)
+
+    def _try_truncate(self, tables: Sequence[Table], lock_seconds: float) -> bool:
+        names = ", ".join(table.name for table in tables)
+        if self.ask_json(queries.waiting_for_us([table.oid for table in tables]), f"truncating {names}"):
+            # once deadlock_timeout is over, the server would end their transaction as the deadlock's victim
+            return False
+        answer = self.ask(queries.truncate(list(tables), lock_seconds), f"truncating {names}")
+        if not answer.error:
+            return True
+        self.ask(queries.ROLLBACK_TRUNCATE, f"truncating {names}")
         if answer.sqlstate in LOCK_STATES:
             return False
         raise TruncateFailed(
@@ -231,10 +281,10 @@ class Guard:
         )
 
     def _after_truncate(self, tables: Sequence[Table]) -> Truncated:
-        state = self._ask_json(queries.after_truncate(list(tables)), "checking the TRUNCATE")
+        state = self.ask_json(queries.after_truncate(list(tables)), "checking the TRUNCATE")
         left = {table.oid: int(rows) for table, rows in zip(tables, state["rows"], strict=True)}
         if any(left.values()) or state["locked"] != len(tables):
-            self._ask(queries.ROLLBACK_TRUNCATE, "undoing the TRUNCATE")
+            self.ask(queries.ROLLBACK_TRUNCATE, "undoing the TRUNCATE")
             raise TruncateFailed(
                 "after TRUNCATE the tables were not empty, or not the ones that were backed up; it was undone",
                 "A trigger on TRUNCATE, or a renamed schema, can do this. The backup is kept, and every row is still there.",
@@ -242,30 +292,26 @@ class Guard:
         return Truncated(left, str(state["xid"]))
 
     def _lock_not_granted(self, tables: Sequence[Table], seconds: float) -> TruncateFailed:
-        lines = [
-            f"{table.name}: {blocker}"
-            for table in tables
-            for blocker in self._blockers(table.sql, "ACCESS EXCLUSIVE")
-            if blocker.granted
-        ]
         return TruncateFailed(
             f"TRUNCATE was not granted its lock within {seconds:g} s; the backup is kept, and every row is still there",
             "End the sessions named above (SELECT pg_terminate_backend(PID)) or wait for them, then run vecbak again;"
             " timeouts.truncate_seconds says how long vecbak tries.",
-            output="\n".join(lines),
+            output=self._named_blockers(tables),
+        )
+
+    def _named_blockers(self, tables: Sequence[Table]) -> str:
+        return "\n".join(
+            f"{table.name}: {blocker}"
+            for table in tables
+            for blocker in self._blockers(table.sql, "ACCESS EXCLUSIVE")
+            if blocker.granted
         )
 
     def _blockers(self, relation: str, mode: str) -> list[Blocker]:
         return [
             Blocker(**item)
-            for item in self._ask_json(queries.blockers(relation, mode), "looking for who holds the lock")
+            for item in self.ask_json(queries.blockers(relation, mode), "looking for who holds the lock")
         ]
-
-    def _ask(self, request: str, step: str, timeout: float = ANSWER_SECONDS) -> Answer:
-        return self._session.ask(request, timeout=timeout, step=step)
-
-    def _ask_json(self, request: str, step: str, timeout: float = ANSWER_SECONDS) -> Any:
-        return self._session.ask_json(request, timeout=timeout, step=step)
 
 
 def same_table(first: TableName, second: TableName) -> Refused:

@@ -79,7 +79,7 @@ def pg_dump_installation(installations: tuple[Installation, ...], server_major: 
     Raises:
         Refused: there is none; says what to install.
     """
-    with_dump = tuple(item for item in installations if _is_program(item.folder / "pg_dump"))
+    with_dump = with_program(installations, "pg_dump")
     fitting = fitting_installation(with_dump, server_major)
     if fitting is None:
         versions = ", ".join(f"{item.major} in {item.folder}" for item in with_dump) or "none"
@@ -89,6 +89,11 @@ def pg_dump_installation(installations: tuple[Installation, ...], server_major: 
             " or set connection.bin_dir to a folder that has it.",
         )
     return fitting
+
+
+def with_program(installations: tuple[Installation, ...], name: str) -> tuple[Installation, ...]:
+    """The installations that have a program."""
+    return tuple(item for item in installations if _is_program(item.folder / name))
 
 
 def psql_command(installation: Installation, conninfo: str) -> list[str]:

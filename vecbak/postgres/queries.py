@@ -81,11 +81,14 @@ def begin(server_version: int, *, isolation: str, access: str, application: str,
     return "\n".join([f"BEGIN ISOLATION LEVEL {isolation} {access};", *pins])
 
 
+def attempt(savepoint: str, statement: str) -> str:
+    """A statement that may fail without ending psql or the transaction; whoever asks rolls back to the savepoint then."""
+    return f"SAVEPOINT {savepoint};\n\\set ON_ERROR_STOP off\n{statement}\n\\set ON_ERROR_STOP on"
+
+
 def lock_table(table: str, mode: str) -> str:
     """Ask for one table lock without ending psql if it is not granted."""
-    return (
-        f"SAVEPOINT vecbak_lock;\n\\set ON_ERROR_STOP off\nLOCK TABLE {table} IN {mode} MODE;\n\\set ON_ERROR_STOP on"
-    )
+    return attempt("vecbak_lock", f"LOCK TABLE {table} IN {mode} MODE;")
 
 
 RELEASE_LOCK = "RELEASE SAVEPOINT vecbak_lock;"
@@ -215,12 +218,16 @@ WHERE p.pid IN ({", ".join(str(pid) for pid in [0, *pids])})
 
 
 def truncate(tables: list[Table], lock_seconds: float) -> str:
-    """TRUNCATE all tables in one statement, never CASCADE, without ending psql if the lock is not granted."""
+    """TRUNCATE all tables in one statement, never CASCADE, without ending psql if the lock is not granted.
+
+    It builds their empty indexes again; a parallel build would want its shared memory even so, which a container lacks.
+    """
     names = ", ".join(table.sql for table in tables)
-    return (
-        f"SET LOCAL lock_timeout = '{milliseconds(lock_seconds)}ms';\nSAVEPOINT vecbak_truncate;\n"
-        f"\\set ON_ERROR_STOP off\nTRUNCATE TABLE {names} CONTINUE IDENTITY RESTRICT;\n\\set ON_ERROR_STOP on"
+    statement = f"TRUNCATE TABLE {names} CONTINUE IDENTITY RESTRICT;"
+    settings = (
+        f"SET LOCAL lock_timeout = '{milliseconds(lock_seconds)}ms';\nSET LOCAL max_parallel_maintenance_workers = 0;\n"
     )
+    return settings + attempt("vecbak_truncate", statement)
 
 
 def waiting_for_us(oids: list[int]) -> str:

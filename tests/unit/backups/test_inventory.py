@@ -5,7 +5,7 @@ import pytest
 
 from tests.unit.examples import manifest
 from vecbak.backups.inventory import find_backup, search_folders, take_inventory
-from vecbak.backups.manifest import encode
+from vecbak.backups.manifest import DamagedManifest, encode
 from vecbak.errors import UsageError
 
 
@@ -70,7 +70,7 @@ def test_two_backups_of_one_id_are_told_apart_by_path(tmp_path):
     assert caught.value.output.splitlines() == [str(path) for path in paths]
 
 
-def test_a_damaged_manifest_is_reported_and_never_latest(tmp_path):
+def test_a_damaged_manifest_is_reported_and_nothing_older_taken_for_it(tmp_path):
     good = put(tmp_path, "20250101_000000", datetime(2025, 1, 1, tzinfo=UTC))
     bad = put(tmp_path, "20250102_000000", datetime(2025, 1, 2, tzinfo=UTC))
     bad.write_bytes(bad.read_bytes().replace(b"nightly", b"NIGHTLY"))
@@ -78,7 +78,8 @@ def test_a_damaged_manifest_is_reported_and_never_latest(tmp_path):
     assert [found.path for found in inventory.backups] == [good]
     assert [path for path, _ in inventory.unreadable] == [bad]
     assert "checksum" in inventory.unreadable[0][1]
-    assert find_backup("latest", [tmp_path]).path == good
+    with pytest.raises(DamagedManifest, match="the newest backup cannot be used"):  # an older one would be a surprise
+        find_backup("latest", [tmp_path])
     with pytest.raises(UsageError, match=r"20250102_000000 cannot be used: .*checksum"):
         find_backup("20250102_000000", [tmp_path])
 

@@ -2,7 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.examples import ScriptedRunner, table
-from vecbak.operations.exporting import CopyExporter, CopyLineCounter, CopyTask
+from vecbak.backups.rows import DumpRows
+from vecbak.operations.exporting import CopyExporter, CopyTask
 from vecbak.operations.parts import Part
 
 lines = st.lists(
@@ -17,7 +18,7 @@ def test_the_rows_of_a_dump_are_counted_wherever_its_text_is_cut(tables, lengths
     text = b"SET client_encoding = 'UTF8';\n\n"
     for rows in tables:
         text += b"COPY public.items (id) FROM stdin;\n" + b"".join(row + b"\n" for row in rows) + b"\\.\n\n--\n"
-    counter = CopyLineCounter()
+    counter = DumpRows()
     position = turn = 0
     while position < len(text):
         length = lengths[turn % len(lengths)]

@@ -92,6 +92,7 @@ def test_truncate_is_one_statement_and_never_cascades():
     statements = queries.truncate([ITEMS, ODD], 0.1).splitlines()
     assert statements == [
         "SET LOCAL lock_timeout = '100ms';",
+        "SET LOCAL max_parallel_maintenance_workers = 0;",
         "SAVEPOINT vecbak_truncate;",
         "\\set ON_ERROR_STOP off",
         'TRUNCATE TABLE "public"."items", "S"."O""dd" CONTINUE IDENTITY RESTRICT;',

@@ -1,0 +1,161 @@
+"""`vecbak restore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vecbak import interrupts
+from vecbak.cli.boundary import Settings
+from vecbak.cli.options import find_undamaged, load, open_job, options
+from vecbak.errors import Declined, UsageError
+
+if TYPE_CHECKING:
+    from vecbak.config import LoadedConfig
+    from vecbak.operations.targets import Mode
+    from vecbak.postgres.names import TableName
+
+
+@click.command()
+@click.argument("backup", metavar="BACKUP", required=False)
+@click.option(
+    "--mode",
+    type=click.Choice(["error", "replace", "append", "skip-existing"]),
+    default="error",
+    show_default=True,
+    help="What becomes of rows that are there already.",
+)
+@click.option("--table", "tables", metavar="NAME", multiple=True, help="Only this table; may be repeated.")
+@click.option("--into-schema", metavar="NAME", help="Into the tables of this schema instead.")
+@click.option("--create", is_flag=True, help="Make schemas and tables that are missing, as they were.")
+@click.option("--no-safety-backup", is_flag=True, help="With --mode replace: do not back up what is replaced.")
+@click.option(
+    "--csv-pair",
+    nargs=2,
+    metavar="COLLECTION.csv EMBEDDING.csv",
+    help="Instead of BACKUP: two files that a hand-written exporter left.",
+)
+@click.option("--skip-bad-rows", metavar="FILE", help="With --csv-pair: write unreadable rows there and go on.")
+@options("config", "task_id", "output_dir", "dry_run", "json", "yes")
+@click.pass_obj
+def restore(settings: Settings, /, **given: Any) -> None:
+    """Restore a backup in one transaction: the tables hold what they held then, or stay as they are.
+
+    BACKUP is an id, `latest`, or a manifest's path. By default a table that vecbak truncates must be empty, and
+    one that it keeps may hold rows: equal ones are skipped, missing ones inserted, others refuse. `replace` backs up
+    what stands there, empties the tables and loads them; `append` adds; `skip-existing` adds rows whose key is not there.
+    Readers of a table that is emptied, or whose vector indexes are built again, wait until the end.
+
+    \b
+    Example:
+      vecbak restore latest
+      vecbak restore 20250720_121007 --mode replace --yes
+      vecbak restore latest --into-schema drill --create
+      vecbak restore --csv-pair langchain_pg_collection_20250101_000000.csv langchain_pg_embedding_20250101_000000.csv
+    """
+    _check(given["backup"], given["csv_pair"], given["skip_bad_rows"])
+    _run(settings, **given)
+
+
+def _check(backup: str | None, csv_pair: tuple[str, str] | None, skip_bad_rows: str | None) -> None:
+    if (backup is None) == (csv_pair is None):
+        raise click.UsageError("Name a BACKUP (an id, `latest`, or a manifest's path), or --csv-pair.")
+    if skip_bad_rows is not None and csv_pair is None:
+        raise click.UsageError("--skip-bad-rows needs --csv-pair")
+
+
+def _run(
+    settings: Settings,
+    *,
+    backup: str | None,
+    mode: Mode,
+    tables: tuple[str, ...],
+    into_schema: str | None,
+    create: bool,
+    no_safety_backup: bool,
+    csv_pair: tuple[str, str] | None,
+    skip_bad_rows: str | None,
+    config: str | None,
+    task_id: str | None,
+    output_dir: str | None,
+    dry_run: bool,
+    as_json: bool,
+    yes: bool,
+) -> None:
+    from vecbak import report
+    from vecbak.operations.csv_pair import pair_source
+    from vecbak.operations.dry_restore import planned_restore
+    from vecbak.operations.preview import preview_of
+    from vecbak.operations.prove import file_reader
+    from vecbak.operations.restore import RestoreOptions
+    from vecbak.operations.restore import restore as run_restore
+    from vecbak.operations.sources import backup_source
+
+    settings.json = as_json
+    loaded = load(config)
+    names = _parse(tables)
+    schema = _schema(into_schema)
+    options = RestoreOptions(mode=mode, create=create, safety_backup=not no_safety_backup)
+    found = find_undamaged(backup, loaded, task_id, output_dir) if backup is not None else None
+    folder: str | Path | None = output_dir
+    if output_dir is None and task_id is None:
+        folder = _folder_of(found.path if found else Path((csv_pair or ("", ""))[1]).absolute(), loaded)
+    with open_job(settings, loaded, task_id, folder, as_json=as_json) as job:
+        if found:
+            reader = file_reader(job, found.manifest, found.path.parent)
+            source = backup_source(found, reader, tables=names, into_schema=schema, jobs=loaded.config.backup.jobs)
+        else:
+            assert csv_pair is not None  # noqa: S101 - _check has seen to it
+            skip = Path(skip_bad_rows).expanduser() if skip_bad_rows is not None else None
+            source = pair_source(job, Path(csv_pair[0]), Path(csv_pair[1]), schema, names, skip)
+        if dry_run:
+            report.show_commands(
+                planned_restore(job, source, found.manifest if found else None, options), as_json=as_json
+            )
+            return
+        wanted = {table.label: table.target for table in source.tables}
+        if mode == "replace" and not yes and report.is_interactive():
+            preview = preview_of(job, wanted)
+            if not report.ask_to_replace(preview, source.backup_id, safety_backup=options.safety_backup):
+                raise Declined("the answer was not yes; nothing was done", "Answer y, or use --yes.")
+        result = run_restore(job, source, found.manifest if found else None, options)
+        interrupts.hold()  # what is done is reported
+    if as_json:
+        report.show_document(result.to_dict())
+    elif settings.verbosity >= 0:
+        report.show_restored(result)
+
+
+def _parse(tables: tuple[str, ...]) -> list[TableName]:
+    from vecbak.postgres.names import parse_table_name
+
+    try:
+        return [parse_table_name(text) for text in tables]
+    except ValueError as error:
+        raise UsageError(f"--table: {error}", "Write it as in the config.") from None
+
+
+def _schema(text: str | None) -> str | None:
+    from vecbak.postgres.names import parse_table_name
+
+    if text is None:
+        return None
+    try:
+        name = parse_table_name(text)
+    except ValueError as error:
+        raise UsageError(f"--into-schema: {error}", "Name a schema, in double quotes if its name is odd.") from None
+    if name.schema is not None:
+        raise UsageError("--into-schema names one schema, without a dot", "Put an odd name into double quotes.")
+    return name.name
+
+
+def _folder_of(file: Path, loaded: LoadedConfig) -> Path | None:
+    """The output directory that a backup's file is in, so that a safety backup goes beside it; None if it is in none."""
+    below = Path(loaded.config.backup.backup_directory).parts
+    folder = file.parent
+    return Path(*folder.parts[: -len(below)]) if folder.parts[-len(below) :] == below else None
+
+
+COMMANDS = (restore,)

@@ -1,0 +1,99 @@
+"""`vecbak restore --dry-run`: the exact commands, ready to paste, without a password; nothing is locked or written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from vecbak.backups.formats import compressor_of
+from vecbak.backups.manifest import Manifest
+from vecbak.operations.job import Job
+from vecbak.operations.loading import LOAD_OPTIONS
+from vecbak.operations.preview import preview_of
+from vecbak.operations.reading import decompress
+from vecbak.operations.restore import RestoreOptions
+from vecbak.operations.targets import REBUILT_METHODS, Source, SourceTable
+from vecbak.postgres import queries
+from vecbak.postgres.definitions import create_index
+from vecbak.postgres.names import quote_identifier
+from vecbak.postgres.programs import psql_command
+
+# what stands between COPY … FROM stdin; and \. in what pg_restore prints
+_ROWS_OF_A_DUMP = r"sed -e '1,/^COPY .* FROM stdin;$/d' -e '/^\\\.$/,$d'"
+
+
+def planned_restore(job: Job, source: Source, manifest: Manifest | None, options: RestoreOptions) -> list[str]:
+    """Two shell commands: check the files; the guard's session.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+    """
+    there = preview_of(job, {table.label: table.target for table in source.tables})
+    psql = psql_command(job.installations[0], job.endpoint.conninfo)
+    lines = [
+        queries.begin(
+            there.server_version,
+            isolation="READ COMMITTED",
+            access="READ WRITE",
+            application="vecbak guard",
+            lock_seconds=job.config.timeouts.lock_seconds,
+        ),
+        *(f"LOCK TABLE {table.target.sql} IN SHARE ROW EXCLUSIVE MODE;" for table in source.tables),
+        "SET LOCAL search_path = '';",
+        *_emptying(source, options),
+        *(line for table in source.tables for line in _table_lines(table, manifest)),
+        "ROLLBACK; -- COMMIT; when you have looked at the counts above",
+    ]
+    session = f"{shlex.join(psql)} <<'VECBAK'\n" + "\n".join(lines) + "\nVECBAK"
+    return [*_checks(source, manifest), session]
+
+
+def _checks(source: Source, manifest: Manifest | None) -> list[str]:
+    if manifest is None or source.manifest is None:
+        return []
+    files = [file for table in source.tables for file in manifest.tables[table.label].files]
+    sums = "\n".join(f"{file.sha256}  {file.name}" for file in files)
+    return [f"cd {shlex.quote(str(Path(source.manifest).parent))} && sha256sum --check <<'SUMS'\n{sums}\nSUMS"]
+
+
+def _emptying(source: Source, options: RestoreOptions) -> list[str]:
+    if options.mode != "replace":
+        return []
+    names = ", ".join(table.target.sql for table in source.tables)
+    return [
+        "-- vecbak backs up and verifies what stands there before this; nothing here has done so:",
+        f"-- TRUNCATE TABLE {names} CONTINUE IDENTITY RESTRICT;",
+    ]
+
+
+def _table_lines(table: SourceTable, manifest: Manifest | None) -> Iterator[str]:
+    indexes = [
+        index
+        for index in (table.definition.indexes if table.definition else ())
+        if index.method in REBUILT_METHODS and index.constraint is None
+    ]
+    schema = table.target.schema
+    for index in indexes:
+        yield f"DROP INDEX IF EXISTS {f'{quote_identifier(schema)}.' if schema else ''}{quote_identifier(index.name)};"
+    columns = ", ".join(quote_identifier(name) for name in table.columns)
+    for file in table.files:
+        origin = _origin(file.name, manifest) if manifest else f"'{file.name}'"
+        note = "" if manifest else " -- vecbak turns Python's repr into JSON on the way"
+        options = LOAD_OPTIONS[manifest.format] if manifest else "format csv, header true"
+        yield f"\\copy {table.target.sql} ({columns}) from {origin} with ({options}){note}"
+    if table.definition:
+        for index in indexes:
+            yield from create_index(table.definition, index, schema or table.definition.schema, ())
+    yield f"ANALYZE {table.target.sql};"
+    yield f"SELECT '{table.label}' AS table, count(*), {table.rows} AS in_the_backup FROM {table.target.sql};"
+
+
+def _origin(name: str, manifest: Manifest) -> str:
+    compressor = compressor_of(name)
+    if manifest.format != "pg_dump":
+        return f"program '{shlex.join([*decompress(compressor), name])}'" if compressor else f"'{name}'"
+    print_it = f"pg_restore --file=- {'' if compressor else name}".rstrip()
+    through = f"{shlex.join([*decompress(compressor), name])} | {print_it}" if compressor else print_it
+    quoted = f"{through} | {_ROWS_OF_A_DUMP}".replace("'", "''")
+    return f"program '{quoted}'"

@@ -1,0 +1,207 @@
+"""Filling emptied, empty or living tables inside the guard's transaction: indexes dropped, rows loaded, indexes built."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vecbak.errors import Refused, RestoreFailed
+from vecbak.operations.job import Job
+from vecbak.operations.loading import SourceFile, load
+from vecbak.operations.targets import Plan
+from vecbak.postgres import queries, restore_queries
+from vecbak.postgres.catalog import Index
+from vecbak.postgres.definitions import add_constraint, create_index
+from vecbak.postgres.guard import Guard
+from vecbak.postgres.session import SessionFailed
+
+log = logging.getLogger(__name__)
+
+OUT_OF_SPACE = {"53100", "53200"}  # disk_full, out_of_memory: what a small /dev/shm makes of a parallel build
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of one table: rows inserted, rows that were there already, rows in it now, seconds."""
+
+    inserted: int
+    skipped: int
+    rows_after: int
+    duration: float
+
+
+class Filling:
+    """The work on all tables of one restore.
+
+    Args:
+        plans: in the order in which they are to be loaded.
+        here: a definition of the backup as the target says it.
+
+    Attributes:
+        filled: by label.
+        rebuilt: names of the indexes that were built.
+    """
+
+    def __init__(self, job: Job, guard: Guard, plans: Sequence[Plan], here: Callable[[str], str]) -> None:
+        self._job = job
+        self._guard = guard
+        self._plans = plans
+        self._here = here
+        self._seconds = job.config.timeouts.restore_seconds
+        self._tablespaces = guard.facts([]).server.tablespaces
+        self.filled: dict[str, Filled] = {}
+        self.rebuilt: list[str] = []
+
+    def run(self) -> None:
+        """Do it all; not committed yet.
+
+        Raises:
+            SessionFailed: the server refused.
+            RestoreFailed: rows are missing, or differ from what is there.
+            FileDamaged: a file could not be read.
+        """
+        settings = self._job.config.restore
+        memory, workers = settings.maintenance_work_mem, settings.max_parallel_maintenance_workers
+        self._guard.ask(restore_queries.build_settings(memory, workers), "setting what indexes may use")
+        for plan in self._plans:
+            for index in plan.rebuild:
+                self._guard.ask(restore_queries.drop_index(plan.table, index), f"dropping the index {index.name}")
+        for number, plan in enumerate(self._plans):
+            self._fill(plan, f"vecbak_rows_{number}")
+        for plan in self._plans:
+            self._finish(plan)
+        self._point_at_each_other()
+        for plan in self._plans:
+            self._guard.ask(f"ANALYZE {plan.table.sql};", f"analysing {plan.table.name}", timeout=self._seconds)
+        for plan in self._plans:
+            self._advance_sequences(plan)
+
+    def _fill(self, plan: Plan, scratch: str) -> None:
+        began = time.monotonic()
+        before = 0 if plan.empty else plan.rows_before
+        self._job.progress.started(plan.source.label, plan.source.rows)
+        inserted = self._load(plan, plan.table.sql) if plan.how == "load" else self._merge(plan, scratch)
+        after = self._guard.count(plan.table, timeout=self._seconds)
+        if after != before + inserted:
+            raise RestoreFailed(
+                f"{plan.table.name} holds {after:,} rows after {inserted:,} were loaded into {before:,};"
+                " the target is as it was before",
+                "A trigger or rule on the table may swallow rows. Disable it, then run vecbak again.",
+            )
+        self._job.progress.finished(plan.source.label, plan.source.rows, plan.source.size_bytes)
+        seconds = round(time.monotonic() - began, 3)
+        self.filled[plan.source.label] = Filled(inserted, plan.source.rows - inserted, after, seconds)
+        log.info("loaded %s: %s rows", plan.table.name, f"{inserted:,}")
+
+    def _load(self, plan: Plan, target: str) -> int:
+        progress, label, total = self._job.progress, plan.source.label, 0
+        for file in plan.source.files:
+            rows = load(
+                self._guard,
+                target,
+                plan.source.columns,
+                file,
+                seconds=self._seconds,
+                on_bytes=_Meter(file, lambda rows, done=total: progress.advanced(label, done + rows)),  # type: ignore[misc]
+            )
+            if rows != file.rows:
+                raise RestoreFailed(
+                    f"{file.name} holds {file.rows:,} rows, and {rows:,} were loaded; the target is as it was before",
+                    "A trigger that drops rows can do this; else run `vecbak verify` on the backup.",
+                )
+            total += rows
+            progress.advanced(label, total)
+        return total
+
+    def _merge(self, plan: Plan, scratch: str) -> int:
+        """Load beside the table, then insert what is missing; of a kept table what differs refuses."""
+        columns, step = plan.source.columns, f"merging into {plan.table.name}"
+        self._guard.ask(restore_queries.scratch_table(scratch, plan.table, columns), step)
+        scratch = f"pg_temp.{scratch}"
+        self._load(plan, scratch)
+        if plan.how == "merge" and plan.table.primary_key:
+            found = self._guard.ask_json(
+                restore_queries.conflicts(scratch, plan.table, columns), step, timeout=self._seconds
+            )
+            if found["count"]:
+                raise Refused(
+                    f"{plan.table.name} holds {found['count']:,} rows with the key of a row in the backup and another content"
+                    f" (the first: {found['key']}); the target is as it was before",
+                    "Use --mode replace to have them as in the backup, or --mode skip-existing to keep them as they are.",
+                )
+        statement = restore_queries.insert_missing(scratch, plan.table, columns, skip_conflicts=plan.how == "skip")
+        return self._guard.ask(statement, step, timeout=self._seconds).row_count
+
+    def _finish(self, plan: Plan) -> None:
+        """Build what was dropped, or of a new table all that it had."""
+        definition = plan.source.definition
+        if not plan.new or definition is None:
+            for index in plan.rebuild:
+                self._build(plan, index)
+            return
+        for constraint in definition.constraints:
+            if constraint.kind != "f":
+                statement = self._here(add_constraint(definition, constraint, plan.table.schema, {}))
+                self._guard.ask(statement, f"adding the constraint {constraint.name}", timeout=self._seconds)
+        for index in definition.indexes:
+            if index.constraint is None and index.valid:
+                self._build(plan, index)
+
+    def _build(self, plan: Plan, index: Index) -> None:
+        step = f"building the index {index.name}"
+        log.info("%s of %s", step, plan.table.name)
+        tablespace, create, *rest = map(
+            self._here, create_index(plan.table, index, plan.table.schema, self._tablespaces)
+        )
+        self._guard.ask(tablespace, step)
+        answer = self._guard.ask(queries.attempt("vecbak_index", create), step, timeout=self._seconds)
+        if answer.error:
+            if answer.sqlstate not in OUT_OF_SPACE:
+                raise SessionFailed(f"{step} failed", output=answer.messages, sqlstate=answer.sqlstate)
+            log.warning("%s ran out of room in parallel (a small /dev/shm?); building it with one process", step)
+            serial = "ROLLBACK TO SAVEPOINT vecbak_index;\nSET LOCAL max_parallel_maintenance_workers = 0;"
+            self._guard.ask(f"{serial}\n{create}", step, timeout=self._seconds)
+        self._guard.ask("\n".join(["RELEASE SAVEPOINT vecbak_index;", *rest]), step)
+        self.rebuilt.append(index.name)
+
+    def _point_at_each_other(self) -> None:
+        """Foreign keys of new tables, when all rows are there."""
+        moved = {
+            (plan.source.definition.schema, plan.source.definition.name): plan.table.schema
+            for plan in self._plans
+            if plan.source.definition
+        }
+        for plan in self._plans:
+            for constraint in plan.source.definition.constraints if plan.new and plan.source.definition else ():
+                if constraint.kind == "f" and plan.source.definition:
+                    statement = add_constraint(plan.source.definition, constraint, plan.table.schema, moved)
+                    self._guard.ask(statement, f"adding the foreign key {constraint.name}", timeout=self._seconds)
+
+    def _advance_sequences(self, plan: Plan) -> None:
+        recorded = (
+            {item.column: item.last_value for item in plan.source.definition.sequences}
+            if plan.source.definition
+            else {}
+        )
+        for sequence in self._guard.facts([plan.table.oid]).tables[0].sequences:
+            if sequence.column in plan.source.columns:
+                self._guard.ask_json(
+                    restore_queries.advance_sequence(plan.table, sequence, recorded.get(sequence.column)),
+                    f"advancing the sequence {sequence.name}",
+                )
+
+
+class _Meter:
+    """Turns bytes that were taken into rows, by the file's own proportion."""
+
+    def __init__(self, file: SourceFile, tell: Callable[[int], None]) -> None:
+        self._file = file
+        self._tell = tell
+        self._bytes = 0
+
+    def __call__(self, size: int) -> None:
+        self._bytes += size
+        share = min(1.0, self._bytes / max(1, self._file.size_bytes))
+        self._tell(int(self._file.rows * share))

@@ -1,0 +1,162 @@
+"""`vecbak verify --restore`: load a backup somewhere else, export it again, compare byte for byte.
+
+Everything happens in one transaction that is never committed: whatever becomes of us, nothing of it stays behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from vecbak import __version__
+from vecbak.backups import manifest as manifests
+from vecbak.backups.files import FileDamaged, amend_manifest
+from vecbak.backups.inventory import FoundBackup
+from vecbak.backups.manifest import Manifest, Proof
+from vecbak.errors import BackupFailed, ConnectionFailed, VecbakError
+from vecbak.operations.copying import explain
+from vecbak.operations.job import Job
+from vecbak.operations.loading import Different, backup_file, compare, load
+from vecbak.operations.locking import begin
+from vecbak.operations.reading import FileReader, pg_restore_for
+from vecbak.postgres import restore_queries
+from vecbak.postgres.catalog import Server
+from vecbak.postgres.connection import Endpoint
+from vecbak.postgres.definitions import create_table, relocate
+from vecbak.postgres.guard import Guard
+from vecbak.postgres.names import quote_identifier, quote_name
+from vecbak.postgres.programs import find_installations
+from vecbak.postgres.session import SessionFailed
+from vecbak.results import VerifyResult
+
+log = logging.getLogger(__name__)
+
+EMBEDDED_MAJORS = (16, 18)
+
+
+def file_reader(job: Job, manifest: Manifest, folder: Path) -> FileReader:
+    """What reads the files of a backup."""
+    pg_restore = pg_restore_for(job.installations, manifest.programs.pg_dump)
+    return FileReader(job.runner, folder, manifest.format, pg_restore, job.config.timeouts.restore_seconds)
+
+
+def prove(job: Job, manifest: Manifest, folder: Path, on: Endpoint | None = None) -> Proof:
+    """Restore a backup on a throw-away server, or in a scratch schema, and compare.
+
+    Args:
+        folder: where its files are.
+        on: another server; None: the embedded one, of the version nearest to the backup's.
+
+    Raises:
+        BackupFailed: it could not be restored, or what came back differs.
+        Refused: the embedded server is not installed.
+        ConnectionFailed: the server cannot be reached.
+    """
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        endpoint = on or stack.enter_context(_throw_away_server(manifest))
+        bin_dir = None if on is None else endpoint.bin_dir
+        prover = dataclasses.replace(job, endpoint=endpoint, installations=find_installations(job.runner, bin_dir))
+        guard, _ = prover.connect(oldest_psql=18 if manifest.format == "csv" else None)
+        stack.callback(guard.close)
+        try:
+            server = _restore_and_compare(prover, guard, manifest, file_reader(job, manifest, folder))
+        except (SessionFailed, FileDamaged, Different, OSError) as error:
+            output = error.output if isinstance(error, VecbakError) else ""
+            raise BackupFailed(
+                f"the backup {manifest.backup_id} is not proven restorable: {explain(error)}",
+                "Nothing was changed. Keep the files for the investigation, and make another backup.",
+                output=output,
+            ) from None
+    seconds = round(time.monotonic() - began, 3)
+    log.info("backup %s was restored and exported again: byte for byte the same (%.1f s)", manifest.backup_id, seconds)
+    return Proof(
+        proven_at=datetime.now(UTC),
+        duration=seconds,
+        server=server.version,
+        vector=server.extensions.get("vector"),
+        place="scratch schema" if on else "embedded server",
+        vecbak=__version__,
+    )
+
+
+def prove_found(job: Job, found: FoundBackup, result: VerifyResult, on: Endpoint | None) -> VerifyResult:
+    """Prove a backup on disk, and record it in its manifest.
+
+    Args:
+        result: of verifying its files.
+
+    Raises:
+        BackupFailed: as `prove`; `result` says so.
+    """
+    try:
+        proof = prove(job, found.manifest, found.path.parent, on)
+    except VecbakError as error:
+        error.result = msgspec.structs.replace(result, proven_restorable=False, errors=(error.message,))
+        raise
+    seconds = round(result.duration + proof.duration, 3)
+    proven = msgspec.structs.replace(result, proven_restorable=True, proof=msgspec.to_builtins(proof), duration=seconds)
+    try:
+        data = manifests.encode(manifests.with_proof(found.manifest, proof))
+        amend_manifest(found.path, data, job.config.backup.backup_temp_suffix)
+    except OSError as error:
+        # it is proven all the same: a read-only archive cannot take the note
+        message = f"the proof could not be recorded in the manifest: {explain(error)}"
+        log.warning(message)
+        return msgspec.structs.replace(proven, errors=(message,))
+    return proven
+
+
+def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: FileReader) -> Server:
+    seconds = job.config.timeouts.restore_seconds
+    begin(guard, job.config.timeouts, writes=True)
+    missing = [] if "vector" not in manifest.server.extensions else ["CREATE EXTENSION IF NOT EXISTS vector;"]
+    guard.ask("\n".join([*missing, "SET LOCAL search_path = '';"]), "looking for pgvector")
+    server = guard.facts([]).server
+    schema = f"vecbak_verify_{uuid.uuid4().hex[:12]}"
+    guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", "making a scratch schema")
+    guard.ask(restore_queries.ONE_PROCESS, "pinning the order of rows")
+    for label, entry in manifest.tables.items():
+        statements = [relocate(line, manifest.server, server) for line in create_table(entry.table, schema)]
+        guard.ask("\n".join(statements), f"making the table {label}")
+        target = quote_name(schema, entry.table.name)
+        job.progress.started(label, entry.rows)
+        loaded = 0
+        for file in entry.files:
+            source = backup_file(reader, file.name, rows=file.rows, size_bytes=file.size_bytes)
+            rows = load(guard, target, entry.columns, source, seconds=seconds)
+            if rows != file.rows:
+                raise Different(f"{file.name}: {rows:,} rows were loaded, the manifest says {file.rows:,}")
+            loaded += rows
+            job.progress.advanced(label, loaded)
+        compare(guard, target, entry.columns, [file.name for file in entry.files], reader, seconds=seconds)
+        job.progress.finished(label, entry.rows, entry.size_bytes)
+        guard.ask(f"DROP TABLE {target};", "dropping the scratch table")
+    return server
+
+
+@contextlib.contextmanager
+def _throw_away_server(manifest: Manifest) -> Iterator[Endpoint]:
+    from vecbak.postgres.embedded import embedded_server
+
+    source = int(manifest.server.version.split(".")[0].split()[0])
+    major = min(EMBEDDED_MAJORS, key=lambda known: (abs(known - source), -known))
+    with tempfile.TemporaryDirectory(prefix="vecbak-verify-", ignore_cleanup_errors=True) as name:
+        try:
+            with embedded_server(
+                Path(name) / "pgdata", dbname=None, user=None, connect_seconds=30, major=major
+            ) as found:
+                yield found
+        except ConnectionFailed as error:
+            raise BackupFailed(
+                f"the throw-away server did not work: {error.message}", error.hint, output=error.output
+            ) from None

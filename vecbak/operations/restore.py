@@ -1,0 +1,346 @@
+"""`vecbak restore`: the guarded operation the other way round, in one transaction: restored, or as before (DESIGN.md 7)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vecbak import interrupts
+from vecbak.backups import log as backup_log
+from vecbak.backups.files import FileDamaged
+from vecbak.backups.manifest import Manifest
+from vecbak.backups.verified import VerifiedBackup
+from vecbak.errors import (
+    BackupDamaged,
+    Interrupted,
+    Refused,
+    RestoreFailed,
+    RestoreUnknown,
+    TruncateFailed,
+    VecbakError,
+)
+from vecbak.operations import preflight, targets
+from vecbak.operations.committing import commit
+from vecbak.operations.copying import explain
+from vecbak.operations.filling import Filling
+from vecbak.operations.job import Job
+from vecbak.operations.locking import begin, looking
+from vecbak.operations.saving import Locked, Saving, count_and_find_room, open_log
+from vecbak.operations.targets import Mode, Plan, Source
+from vecbak.operations.truncate import empty_tables
+from vecbak.postgres import restore_queries
+from vecbak.postgres.catalog import Server, Table
+from vecbak.postgres.definitions import create_table, relocate
+from vecbak.postgres.guard import Guard
+from vecbak.postgres.names import TableName, quote_identifier
+from vecbak.postgres.programs import Installation, pg_dump_installation
+from vecbak.postgres.session import SessionFailed
+from vecbak.results import RestoreResult, TableRestore, TableTruncate
+
+log = logging.getLogger(__name__)
+
+_HINTS = {
+    "23505": "Rows with the same key are there already: use --mode skip-existing, or --mode replace.",
+    "23503": "A row points at one that is missing: restore the table that it points at too.",
+    "53100": "The server's disk is full. Make room there, then run vecbak again.",
+    "42501": "The role lacks a privilege: let the tables' owner restore them, or grant it.",
+    "22P02": "The file does not fit the column's type.",
+}
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How to restore.
+
+    Attributes:
+        mode: what to do with rows that are there already.
+        create: make schemas and tables that are missing.
+        safety_backup: whether `replace` backs up what it removes.
+    """
+
+    mode: Mode = "error"
+    create: bool = False
+    safety_backup: bool = True
+
+
+def restore(job: Job, source: Source, manifest: Manifest | None, options: RestoreOptions) -> RestoreResult:
+    """Restore tables in one transaction.
+
+    Args:
+        source: verified files and where they go.
+        manifest: of the backup, if it has one.
+
+    Raises:
+        VecbakError: one of its children by exit code; the target is as before, and `result` says how far it came.
+        Interrupted: the target is as before.
+    """
+    run = RestoreRun(job, source, manifest, options)
+    try:
+        run.execute()
+    except VecbakError as error:
+        error.result = run.result(error.message)
+        raise
+    except Interrupted as interrupt:
+        interrupt.result = run.result(f"interrupted by {interrupt}")
+        raise
+    return run.result()
+
+
+class RestoreRun:
+    """One restore: what is known so far, and the steps that add to it."""
+
+    def __init__(self, job: Job, source: Source, manifest: Manifest | None, options: RestoreOptions) -> None:
+        self.job = job
+        self.source = source
+        self.options = options
+        self._manifest = manifest
+        self._began = time.monotonic()
+        self._moment = job.clock()
+        self._done = False
+        self._unknown = False
+        self._server: Server | None = None
+        self._plans: list[Plan] = []
+        self._filling: Filling | None = None
+        self._safety: Saving | None = None
+        self._warnings: list[str] = []
+
+    def result(self, error: str | None = None) -> RestoreResult:
+        """What happened so far.
+
+        Args:
+            error: what ended the run.
+        """
+        safety = self._safety if self._safety and self._safety.published else None
+        return RestoreResult(
+            restore_performed=self._done,
+            backup_id=self.source.backup_id,
+            manifest=self.source.manifest,
+            mode=self.options.mode,
+            task_id=self.job.task_id,
+            database=self._server.database if self._server else None,
+            tables_restored={plan.source.label: self._table_result(plan, error) for plan in self._plans},
+            safety_backup=safety.backup_id if safety else None,
+            safety_manifest=str(safety.published.path) if safety and safety.published else None,
+            indexes_rebuilt=tuple(self._filling.rebuilt) if self._filling and self._done else (),
+            skipped_bad_rows=self.source.skipped_rows,
+            warnings=tuple(self._warnings),
+            errors=(error,) if error else (),
+            duration=round(time.monotonic() - self._began, 3),
+        )
+
+    def _table_result(self, plan: Plan, error: str | None) -> TableRestore:
+        if not self._done or self._filling is None:
+            return TableRestore(
+                success=False,
+                target=plan.table.sql,
+                rows_before=plan.rows_before,
+                rows_after=None if self._unknown else plan.rows_before,
+                error=error or "",
+            )
+        filled = self._filling.filled[plan.source.label]
+        return TableRestore(
+            success=True,
+            target=plan.table.sql,
+            rows_before=plan.rows_before,
+            rows_after=filled.rows_after,
+            row_count=filled.inserted,
+            rows_skipped=filled.skipped,
+            duration=filled.duration,
+        )
+
+    def execute(self) -> None:
+        """All steps; nothing is visible to others before the last one."""
+        guard, installation = self.job.connect(oldest_psql=18 if self.source.needs_psql_18 else None)
+        try:
+            with looking():
+                self._prepare(guard)
+            open_log(self.job)
+            safety = self._back_up_what_is_there(guard, installation)
+            try:
+                self._fill(guard, safety)
+            except SessionFailed as error:
+                raise self._failed(error) from None
+            except (FileDamaged, OSError) as error:
+                raise BackupDamaged(
+                    f"a file was damaged or changed while it was loaded: {explain(error)}; the target is as it was before",
+                    "Run `vecbak verify` on the backup.",
+                ) from None
+            self._commit(guard, installation)
+        except BaseException as error:
+            self.job.runner.stop_all()
+            self._record(error)
+            raise
+        finally:
+            guard.close()
+        self._record(None)
+
+    # lock, then look
+
+    def _prepare(self, guard: Guard) -> None:
+        timeouts = self.job.config.timeouts
+        names = [table.target for table in self.source.tables]
+        begin(guard, timeouts, writes=True)
+        self._server = server = guard.facts([]).server
+        self._check_extension(server)
+        missing = [name for name, oid in zip(names, guard.find(names), strict=True) if oid is None]
+        if missing and not self.options.create:
+            raise Refused(
+                f"the table {missing[0]} does not exist",
+                "Use --create to make it as it was, or check the database, --into-schema and vector_tables.",
+            )
+        for name in sorted(set(names) - set(missing), key=TableName.lock_order):
+            guard.lock(name, "SHARE ROW EXCLUSIVE", timeout=timeouts.lock_seconds)
+        self._create(guard, missing)
+        oids = guard.resolve(names)
+        guard.claim(oids)
+        facts = guard.facts(oids)
+        kept = self._kept_names()
+        for table, target in zip(self.source.tables, facts.tables, strict=True):
+            targets.check_target(target, server.user)
+            targets.check_columns(table, target, self._type_here)
+            new = table.target in missing
+            rows = 0 if new else guard.count(target, timeout=timeouts.copy_seconds)
+            is_kept = table.label in kept or target.name in kept
+            self._plans.append(targets.make_plan(table, target, rows, mode=self.options.mode, kept=is_kept, new=new))
+        emptied = {plan.table.oid for plan in self._plans if plan.empty}
+        for plan in self._plans:
+            if plan.empty:
+                preflight.check_truncatable(plan.table, emptied, server.user, self.job.config.allow_replicated_truncate)
+            for warning in [*targets.warn_of_new_columns(plan.source, plan.table), *targets.live_indexes(plan)]:
+                log.warning(warning)
+                self._warnings.append(warning)
+        self._plans = targets.in_load_order(self._plans)
+
+    def _check_extension(self, server: Server) -> None:
+        before = self._manifest.server.extensions if self._manifest else {}
+        if "vector" in before and "vector" not in server.extensions:
+            raise RestoreFailed(
+                f"the extension pgvector is not installed in the database {server.database}",
+                "Let a superuser run CREATE EXTENSION vector there (after installing pgvector on the server).",
+            )
+
+    def _create(self, guard: Guard, missing: Sequence[TableName]) -> None:
+        tables = [table for table in self.source.tables if table.target in missing]
+        for schema in {table.target.schema for table in tables}:
+            if schema is None or any(table.definition is None for table in tables):
+                raise Refused(
+                    f"the table {tables[0].target} does not exist, and nothing records how it was",
+                    "Make it first; langchain-postgres does so when it is used.",
+                )
+            guard.ask(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)};", f"making the schema {schema}")
+        for table in tables:
+            if table.definition and table.target.schema:
+                self._check_types(guard, table.definition)
+                statements = create_table(table.definition, table.target.schema)
+                guard.ask("\n".join(map(self._type_here, statements)), f"making the table {table.target}")
+
+    def _check_types(self, guard: Guard, definition: Table) -> None:
+        types = [self._type_here(column.type) for column in definition.columns]
+        unknown = guard.ask_json(restore_queries.unknown_types(types), "looking for the columns' types")
+        if unknown:
+            raise RestoreFailed(
+                f"the server does not know the type {', '.join(unknown)} of {definition.name}",
+                "Install the extension that brings it, or create the type, then run vecbak again.",
+            )
+
+    def _type_here(self, text: str) -> str:
+        if self._manifest is None or self._server is None:
+            return text
+        return relocate(text, self._manifest.server, self._server)
+
+    def _kept_names(self) -> set[str]:
+        tables = self.job.config.vector_tables
+        emptied = set(tables.truncated())
+        kept = [name for name in tables.supported() if name not in emptied]
+        labels = tables.labels()
+        return {labels[name] for name in kept} | {name.name for name in kept}
+
+    # back up, then fill
+
+    def _back_up_what_is_there(self, guard: Guard, installation: Installation) -> VerifiedBackup | None:
+        tables = {plan.source.label: plan.table for plan in self._plans if plan.empty}
+        if not self.options.safety_backup or not any(plan.rows_before for plan in self._plans if plan.empty):
+            return None
+        with looking():
+            facts = guard.facts([table.oid for table in tables.values()])
+            dump = pg_dump_installation(self.job.installations, guard.server_major)
+            counts = count_and_find_room(self.job, guard, dump, tables)
+        locked = Locked(guard, installation, dump, facts, tables, counts, frozenset(tables))
+        self._safety = saving = Saving(self.job, locked, began=time.monotonic(), moment=self._moment)
+        with saving.draft() as draft:
+            verified = saving.save(draft)
+            saving.write_log(saving.section())
+        return verified
+
+    def _fill(self, guard: Guard, safety: VerifiedBackup | None) -> None:
+        config = self.job.config
+        seconds = config.timeouts.truncate_seconds
+        exclusive = [plan.table for plan in self._plans if (plan.empty or plan.rebuild) and not plan.new]
+        if exclusive:
+            log.info("from here on readers of %s wait until the end", ", ".join(table.name for table in exclusive))
+            guard.lock_exclusively(exclusive, seconds=seconds, on_wait=lambda: log.info("waiting for readers to end"))
+        emptied = {plan.source.label: plan.table for plan in self._plans if plan.empty}
+        if any(plan.rows_before for plan in self._plans if plan.empty):
+            try:
+                if safety:
+                    empty_tables(self.job, guard, safety, emptied)
+                else:  # the user said --no-safety-backup
+                    guard.truncate(list(emptied.values()), seconds=seconds)
+            except TruncateFailed as error:
+                raise RestoreFailed(
+                    f"the tables could not be emptied: {error.message}", error.hint, output=error.output
+                ) from None
+        self._filling = Filling(self.job, guard, self._plans, self._type_here)
+        self._filling.run()
+        self.source.check_untouched()
+
+    def _commit(self, guard: Guard, installation: Installation) -> None:
+        try:
+            transaction = str(guard.ask_json(restore_queries.TRANSACTION, "asking for the transaction's id"))
+        except SessionFailed as error:
+            raise self._failed(error) from None
+        interrupts.hold()  # half a COMMIT cannot be reported
+        end = commit(self.job, guard, installation, transaction)
+        if end.outcome == "unknown":
+            self._unknown = True
+            raise RestoreUnknown(
+                "the connection was lost during COMMIT, and it is UNKNOWN whether the rows were restored",
+                f"When the server answers again: SELECT pg_xact_status('{transaction}'), or count the rows; the backup"
+                " is untouched.",
+                output=end.output,
+            )
+        if end.outcome == "aborted":
+            raise RestoreFailed(
+                "COMMIT failed, and the server rolled it back; the target is as it was before",
+                "See the message above, then run vecbak again.",
+                output=end.output,
+            )
+        self._done = True
+        log.info("restored backup %s: %s", self.source.backup_id, ", ".join(plan.table.name for plan in self._plans))
+
+    def _failed(self, error: SessionFailed) -> RestoreFailed:
+        return RestoreFailed(
+            f"the restore failed: {error.message}; the target is as it was before",
+            _HINTS.get(error.sqlstate, "See the message above and the server's log."),
+            output=error.output,
+        )
+
+    def _record(self, error: BaseException | None) -> None:
+        """The safety backup's entry in the log says what became of the rows that it saved."""
+        if self._safety is None or not self._safety.published:
+            return
+        emptied = {plan.source.label: plan for plan in self._plans if plan.empty}
+        truncated = {
+            label: TableTruncate(success=True, rows_before=plan.rows_before, rows_after=0, duration=0)
+            for label, plan in emptied.items()
+        }
+        errors = [] if error is None else [error.message if isinstance(error, VecbakError) else str(error)]
+        text = backup_log.truncate_section(
+            tables=list(emptied), truncated=truncated if self._done else {}, asked=self._done, errors=errors
+        )
+        try:
+            backup_log.append(self.job.backup_folder, text)
+        except OSError as problem:
+            log.warning("the log of the safety backup could not be written: %s", explain(problem))

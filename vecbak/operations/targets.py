@@ -1,0 +1,217 @@
+"""What a restore is to do with each table: pure judgements over the backup's tables and the target's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from vecbak.errors import Refused, RestoreFailed, UsageError
+from vecbak.operations.loading import SourceFile
+from vecbak.postgres.catalog import Index, Table
+from vecbak.postgres.names import TableName, parse_table_name
+
+Mode = Literal["error", "replace", "append", "skip-existing"]
+MODES: tuple[Mode, ...] = ("error", "replace", "append", "skip-existing")
+
+REBUILT_METHODS = frozenset({"hnsw", "ivfflat", "gin"})
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """One table to restore.
+
+    Attributes:
+        label: its name in the backup.
+        target: where it goes, with its schema.
+        columns: of the files, in their order.
+        definition: as it was; None where nobody recorded it.
+    """
+
+    label: str
+    target: TableName
+    columns: tuple[str, ...]
+    rows: int
+    size_bytes: int
+    files: tuple[SourceFile, ...]
+    definition: Table | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is restored.
+
+    Attributes:
+        backup_id: of the backup; of hand-written files, from their names.
+        manifest: its path, if it has one.
+        check_untouched: raises FileDamaged if a file was touched since it was verified.
+        needs_psql_18: whether older versions of psql cannot read it.
+        skipped_rows: of hand-written files, rows that cannot be read and are left out.
+    """
+
+    backup_id: str
+    manifest: str | None
+    tables: tuple[SourceTable, ...]
+    check_untouched: Callable[[], None]
+    needs_psql_18: bool = False
+    skipped_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What happens to one table.
+
+    Attributes:
+        table: the target as it is.
+        rows_before: in it.
+        how: `load` copies straight into it; `merge` inserts what is missing and refuses what differs; `skip` inserts
+            what is missing.
+        empty: TRUNCATE it first.
+        rebuild: indexes to drop before, and to build again after.
+        new: it was made by this restore.
+    """
+
+    source: SourceTable
+    table: Table
+    rows_before: int
+    how: Literal["load", "merge", "skip"]
+    empty: bool
+    rebuild: tuple[Index, ...]
+    new: bool = False
+
+
+def check_columns(source: SourceTable, table: Table, same_type: Callable[[str], str]) -> None:
+    """Refuse a target whose columns are not those of the backup.
+
+    Args:
+        same_type: a type of the backup as the target calls it.
+
+    Raises:
+        RestoreFailed: says which column differs, and how.
+    """
+    there = {column.name: column for column in table.columns if not column.generated}
+    hint = (
+        "Nothing was changed. Bring the table back to the form that the backup has (`vecbak show` tells it), or restore"
+        " into another schema: --into-schema NAME --create."
+    )
+    gone = [name for name in source.columns if name not in there]
+    if gone:
+        raise RestoreFailed(f"{table.name} has no column {', '.join(gone)}, which the backup holds", hint)
+    recorded = {column.name: column for column in source.definition.columns} if source.definition else {}
+    for name in source.columns:
+        if name in recorded and (before := same_type(recorded[name].type)) != there[name].type:
+            raise RestoreFailed(
+                f"the column {table.name}.{name} is {there[name].type}; in the backup it is {before}", hint
+            )
+    added = [
+        column.name
+        for column in there.values()
+        if column.name not in source.columns and column.not_null and column.default is None and not column.identity
+    ]
+    if added:
+        raise RestoreFailed(
+            f"{table.name} has a new column {', '.join(added)}, which may not be null and for which the backup has no values",
+            hint,
+        )
+
+
+def warn_of_new_columns(source: SourceTable, table: Table) -> Iterable[str]:
+    """Columns that came since; restored rows get their defaults."""
+    added = [column.name for column in table.columns if not column.generated and column.name not in source.columns]
+    if added:
+        yield f"{table.name} has columns that the backup has no values for ({', '.join(added)}); they get their defaults"
+
+
+def check_target(table: Table, user: str) -> None:
+    """Refuse a target that cannot be loaded.
+
+    Raises:
+        Refused: says why.
+    """
+    if table.kind not in {"r", "p"}:
+        raise Refused(f"{table.name} is not a table", "Name tables.")
+    if not (table.can_insert and table.can_select):
+        raise Refused(
+            f"the role {user} may not write {table.name}",
+            f"Let its owner {table.owner} run: GRANT SELECT, INSERT, TRUNCATE ON {table.sql} TO {user}",
+        )
+    if table.row_security:
+        raise Refused(
+            f"row-level security of {table.name} applies to the role {user}",
+            f"Use its owner {table.owner}, or a role with BYPASSRLS: ALTER ROLE {user} BYPASSRLS",
+        )
+
+
+def make_plan(
+    source: SourceTable, table: Table, rows_before: int, *, mode: Mode, kept: bool, new: bool = False
+) -> Plan:
+    """What a mode means for one table.
+
+    Args:
+        kept: it is a table that vecbak never truncates (the collections): it may hold rows already.
+
+    Raises:
+        Refused: it must be empty, and is not.
+    """
+    if mode == "error" and rows_before and not kept:
+        raise Refused(
+            f"{table.name} is not empty: it holds {rows_before:,} rows",
+            "Use --mode replace (what stands there is backed up first), append, or skip-existing; or restore into another"
+            " schema: --into-schema NAME --create.",
+        )
+    empty = mode == "replace" and not new
+    how: Literal["load", "merge", "skip"] = "load"
+    if rows_before and not empty:
+        if mode == "skip-existing":
+            how = "skip"
+        elif kept:
+            how = "merge"
+    rebuild = rebuilt_indexes(table) if empty or source.rows > rows_before else ()
+    return Plan(source, table, rows_before, how, empty, rebuild, new)
+
+
+def rebuilt_indexes(table: Table) -> tuple[Index, ...]:
+    """The indexes that are cheaper to build again than to fill row by row, and that may be dropped."""
+    if table.is_partition or table.kind != "r" or not table.is_owner:
+        return ()
+    return tuple(
+        index for index in table.indexes if index.method in REBUILT_METHODS and index.valid and index.constraint is None
+    )
+
+
+def live_indexes(plan: Plan) -> Iterable[str]:
+    """Warnings about slow indexes that rows must go into one by one."""
+    slow = [index.name for index in plan.table.indexes if index.method in REBUILT_METHODS and index not in plan.rebuild]
+    if slow and plan.source.rows:
+        yield f"rows go into the live index {', '.join(slow)} of {plan.table.name} one by one, which takes long"
+
+
+def in_load_order(plans: Sequence[Plan]) -> list[Plan]:
+    """Tables that others point at come first; what points in a circle keeps its order."""
+    waiting, ordered = list(plans), []
+    while waiting:
+        oids = {plan.table.oid for plan in waiting}
+        ready = [plan for plan in waiting if not (set(plan.table.references) - {plan.table.oid}) & oids] or waiting[:1]
+        ordered += ready
+        waiting = [plan for plan in waiting if plan not in ready]
+    return ordered
+
+
+def pick_tables(source: Mapping[str, SourceTable], wanted: Sequence[TableName]) -> list[str]:
+    """The labels that `--table` names.
+
+    Raises:
+        UsageError: one of them is not in the backup.
+    """
+    picked = []
+    for name in wanted:
+        found = [
+            label
+            for label, table in source.items()
+            if parse_table_name(label) == name
+            or (name.schema in {None, table.target.schema} and table.target.name == name.name)
+        ]
+        if not found:
+            raise UsageError(f"the backup does not hold the table {name}", f"It holds {', '.join(source)}.")
+        picked += found
+    return [label for label in source if label in picked] if wanted else list(source)

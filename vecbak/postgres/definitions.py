@@ -1,0 +1,107 @@
+"""Definitions of tables and indexes as statements, made from what the catalogs said (and the manifest kept).
+
+pg_get_indexdef leaves out tablespace, comment and statistics targets; they are said here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from vecbak.postgres.catalog import Column, Constraint, Index, Server, Table
+from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
+
+_PART = r'(?:"(?:[^"]|"")+"|[^\s".(]+)'
+_INDEXED_TABLE = re.compile(rf" ON (ONLY )?{_PART}\.{_PART} USING ")
+_REFERENCED = re.compile(rf"( REFERENCES )({_PART})\.({_PART})(?=\()")
+_EXTENSION_OBJECT = r"(?=(?:vector|halfvec|sparsevec|bit_hamming_ops|bit_jaccard_ops)\b|(?:vector|halfvec|sparsevec)_)"
+
+
+def relocate(text: str, source: Server, target: Server) -> str:
+    """A type, expression or definition with pgvector's names as they are on the target, where it may be in another schema."""
+    before, now = (server.extension_schemas.get("vector") for server in (source, target))
+    if before is None or now is None or before == now:
+        return text
+    return re.sub(rf"(?<![\w.\"]){re.escape(before)}\.{_EXTENSION_OBJECT}", lambda _: f"{now}.", text)
+
+
+def create_table(table: Table, schema: str) -> list[str]:
+    """The table without constraints and indexes, with the sequences that its columns own.
+
+    Args:
+        schema: where it is made.
+    """
+    name = quote_name(schema, table.name)
+    owned = {item.column: quote_name(schema, item.name) for item in table.sequences}
+    serial = {column: sequence for column, sequence in owned.items() if not _column(table, column).identity}
+    columns = ",\n  ".join(_column_definition(column, serial) for column in table.columns)
+    comment = [f"COMMENT ON TABLE {name} IS {quote_literal(table.comment)};"] if table.comment else []
+    return [
+        *(f"CREATE SEQUENCE {sequence};" for sequence in serial.values()),
+        f"CREATE TABLE {name} (\n  {columns}\n);",
+        *(f"ALTER SEQUENCE {item} OWNED BY {name}.{quote_identifier(column)};" for column, item in serial.items()),
+        *comment,
+    ]
+
+
+def add_constraint(table: Table, constraint: Constraint, schema: str, moved: Mapping[tuple[str, str], str]) -> str:
+    """ALTER TABLE … ADD CONSTRAINT.
+
+    Args:
+        moved: the new schemas of tables that a foreign key may point at, by their old schema and name.
+    """
+
+    def follow(match: re.Match[str]) -> str:
+        old = (_unquote(match.group(2)), _unquote(match.group(3)))
+        return match.group(1) + quote_name(moved.get(old, old[0]), old[1])
+
+    definition = _REFERENCED.sub(follow, constraint.definition) if constraint.kind == "f" else constraint.definition
+    return (
+        f"ALTER TABLE {quote_name(schema, table.name)} ADD CONSTRAINT {quote_identifier(constraint.name)} {definition};"
+    )
+
+
+def create_index(table: Table, index: Index, schema: str, tablespaces: tuple[str, ...]) -> list[str]:
+    """The index with its tablespace, and then its comment, statistics targets, and whether the table is clustered on it.
+
+    Args:
+        tablespaces: those of the server; an index whose own is not among them goes into the default one.
+    """
+    name = quote_name(schema, index.name)
+    definition = _INDEXED_TABLE.sub(
+        lambda match: f" ON {match.group(1) or ''}{quote_name(schema, table.name)} USING ", index.definition, count=1
+    )
+    tablespace = index.tablespace if index.tablespace in tablespaces else ""
+    statements = [f"SET LOCAL default_tablespace = {quote_literal(tablespace or '')};", f"{definition};"]
+    if index.comment:
+        statements.append(f"COMMENT ON INDEX {name} IS {quote_literal(index.comment)};")
+    statements += [
+        f"ALTER INDEX {name} ALTER COLUMN {number} SET STATISTICS {target};"
+        for number, target in sorted(index.statistics.items())
+    ]
+    if index.clustered:
+        statements.append(f"ALTER TABLE {quote_name(schema, table.name)} CLUSTER ON {quote_identifier(index.name)};")
+    return statements
+
+
+def _column(table: Table, name: str) -> Column:
+    return next(column for column in table.columns if column.name == name)
+
+
+def _column_definition(column: Column, serial: Mapping[str, str]) -> str:
+    words = [quote_identifier(column.name), column.type]
+    if column.collation:
+        words.append(f"COLLATE {column.collation}")
+    if column.generated:
+        words.append(f"GENERATED ALWAYS AS ({column.default}) {'VIRTUAL' if column.generated == 'v' else 'STORED'}")
+    elif column.identity:
+        words.append(f"GENERATED {'ALWAYS' if column.identity == 'a' else 'BY DEFAULT'} AS IDENTITY")
+    elif column.name in serial:
+        words.append(f"DEFAULT nextval({quote_literal(serial[column.name])}::regclass)")
+    elif column.default is not None:
+        words.append(f"DEFAULT {column.default}")
+    return " ".join([*words, *(["NOT NULL"] if column.not_null else [])])
+
+
+def _unquote(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name

@@ -21,6 +21,8 @@ Count = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Text = Annotated[str, Meta(min_length=1)]
+Kept = Annotated[int, Meta(ge=0)]
+Argv = Annotated[tuple[Text, ...], Meta(min_length=1)]
 
 
 class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -207,6 +209,35 @@ class Workflow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ValueError(f"`workflow.steps` names {twice[0]} twice")
 
 
+class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which backups `vecbak prune` keeps in a folder: those that any rule keeps, and always the last good one. Time is UTC."""
+
+    keep_last: Annotated[Kept, Meta(description="The newest backups.")] = 10
+    keep_daily: Annotated[Kept, Meta(description="The newest backup of each of the last days that have one.")] = 7
+    keep_weekly: Annotated[Kept, Meta(description="The same for weeks, which begin on Monday (ISO).")] = 4
+    keep_monthly: Annotated[Kept, Meta(description="The same for months.")] = 6
+
+
+class Hooks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Programs of yours around a backup or truncate; each is a list of words, run without a shell in this file's folder.
+
+    They are told the facts in environment variables, empty where not known: VECBAK_EVENT, VECBAK_TASK_ID, VECBAK_DATABASE,
+    VECBAK_OUTPUT_DIRECTORY, VECBAK_BACKUP_DIRECTORY, VECBAK_BACKUP_ID, VECBAK_MANIFEST, VECBAK_ROWS, VECBAK_BYTES,
+    VECBAK_DURATION (seconds), VECBAK_TRUNCATED (true or false), VECBAK_ERROR, VECBAK_EXIT_CODE. PGPASSWORD is emptied.
+    """
+
+    before: Annotated[
+        tuple[Argv, ...], Meta(description="Run before anything is locked; one that fails refuses the run.")
+    ] = ()
+    after: Annotated[tuple[Argv, ...], Meta(description="Run after success; one that fails is a warning.")] = ()
+    on_error: Annotated[tuple[Argv, ...], Meta(description="Run after a failure, or an interruption.")] = ()
+    timeout_seconds: Annotated[Seconds, Meta(description="How long each of them may take, in seconds.")] = 300
+
+    def __post_init__(self) -> None:
+        if any("\0" in word for argv in (*self.before, *self.after, *self.on_error) for word in argv):
+            raise ValueError("a hook's words must not hold a NUL")
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A whole configuration file."""
 
@@ -226,8 +257,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     log_file: Annotated[str, Meta(pattern=r"^[^/\x00]+$", description="The log's name, in the output directory.")] = (
         "data_pipeline.log"
     )
+    retention: Retention = Retention()
+    hooks: Hooks = Hooks()
+    metrics_textfile: Annotated[
+        Text | None,
+        Meta(
+            description="Written after every backup and truncate, for Prometheus' textfile collector; relative to this"
+            " file's folder."
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
+        if self.metrics_textfile and "\0" in self.metrics_textfile:
+            raise ValueError("`metrics_textfile` must not hold a NUL")
         if self.log_file in {".", ".."} or "\n" in self.log_file:
             raise ValueError("`log_file` must be a file name")
 

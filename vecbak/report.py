@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -14,10 +14,11 @@ from vecbak.errors import VecbakError
 
 if TYPE_CHECKING:
     from vecbak.backups.inventory import FoundBackup, Inventory
+    from vecbak.operations.checks import Examination
     from vecbak.operations.pipeline import Loaded
     from vecbak.operations.preview import Preview
     from vecbak.operations.workflow import WorkflowResult
-    from vecbak.results import RestoreResult, Result, VerifyResult
+    from vecbak.results import PrunedBackup, PruneResult, RestoreResult, Result, VerifyResult
 
 LAST_LINES = 12
 
@@ -28,7 +29,7 @@ def is_interactive() -> bool:
 
 
 def _styled(text: str, code: str, stream: TextIO) -> str:
-    plain = not stream.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    plain = not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 
@@ -85,6 +86,8 @@ def show_result(result: Result, *, truncate_asked: bool) -> None:
             print(f"  {_mark(emptied.success)} {name:<{width}}  {emptied.rows_before:>11,} rows  truncated")
     else:
         print("  - nothing was truncated (not asked for)")
+    if result.pruned:
+        print(f"  - removed by retention: {', '.join(result.pruned)}")
     print(f"  manifest: {result.manifest}")
 
 
@@ -124,6 +127,55 @@ def _ask(title: str, preview: Preview, action: str, consequence: str) -> bool:
             file=sys.stderr,
         )
     print(consequence, file=sys.stderr)
+    return _answered_yes()
+
+
+def show_pruned(result: PruneResult) -> None:
+    """`vecbak prune`: by folder what stays, what goes, and why."""
+    from vecbak.results import human_size
+
+    if not result.backups:
+        print("No backups found.")
+        return
+    _print_pruned(result, sys.stdout)
+    gone = result.of("remove", "removed")
+    size = human_size(sum(item.size_bytes for item in gone))
+    count = "1 backup" if len(gone) == 1 else f"{len(gone)} backups"
+    print(f"{count} {'to remove' if result.dry_run else 'removed'}, {size}; {len(result.of('keep'))} kept")
+
+
+def _print_pruned(result: PruneResult, stream: TextIO) -> None:
+    lines = [_pruned_line(item) for item in result.backups]
+    folder = None
+    for item, line in zip(result.backups, _columns(lines, right={3, 4}), strict=True):
+        if item.backup_directory != folder:
+            folder = item.backup_directory
+            print(_styled(_short(Path(folder)), "1", stream), file=stream)
+        print(f"  {line if item.action == 'keep' else _styled(line, '31', stream)}", file=stream)
+
+
+def _pruned_line(item: PrunedBackup) -> tuple[str, ...]:
+    from vecbak.results import human_size
+
+    when = item.created_at[:19].replace("T", " ")
+    return (
+        item.action,
+        item.backup_id,
+        when,
+        f"{item.rows:,} rows",
+        human_size(item.size_bytes),
+        ", ".join(item.reasons),
+    )
+
+
+def ask_to_prune(result: PruneResult) -> bool:
+    """Ask on the terminal whether these backups may be removed."""
+    print("About to remove backups:", file=sys.stderr)
+    _print_pruned(result, sys.stderr)
+    return _answered_yes()
+
+
+def _answered_yes() -> bool:
     print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
@@ -210,20 +262,56 @@ def show_inventory(inventory: Inventory) -> None:
     if not inventory.backups and not inventory.pairs and not inventory.unreadable:
         print("No backups found.")
         return
-    print(f"{'BACKUP':<20} {'CREATED (UTC)':<20} {'ROWS':>12} {'SIZE':>10}  {'TRUNCATED':<9}  FOLDER")
-    for found in inventory.backups:
-        item = found.manifest
-        when = f"{item.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-        emptied = "yes" if item.truncated else "no"
-        print(
-            f"{item.backup_id:<20} {when:<20} {item.rows:>12,} {human_size(item.size_bytes):>10}  {emptied:<9}  {_short(found.path.parent)}"
+    lines = [_TITLES, *(_inventory_line(found) for found in inventory.backups)]
+    lines += [
+        (
+            pair.backup_id,
+            "?",
+            "no manifest",
+            "?",
+            human_size(pair.size_bytes),
+            "csv",
+            "?",
+            "?",
+            _short(pair.collection.parent),
         )
-    for pair in inventory.pairs:
-        print(
-            f"{pair.backup_id:<20} {'no manifest':<20} {'?':>12} {human_size(pair.size_bytes):>10}  {'?':<9}  {_short(pair.collection.parent)}"
-        )
+        for pair in inventory.pairs
+    ]
+    for number, line in enumerate(_columns(lines, right={3, 4})):
+        print(line if number else _styled(line, "1", sys.stdout))
     for path, reason in inventory.unreadable:
         print(f"{_styled('unusable:', '31', sys.stdout)} {_short(path)}: {reason}")
+
+
+_TITLES = ("BACKUP", "AGE", "CREATED (UTC)", "ROWS", "SIZE", "FORMAT", "TRUNCATED", "PROVEN", "FOLDER")
+
+
+def _inventory_line(found: FoundBackup) -> tuple[str, ...]:
+    from vecbak.results import human_size
+
+    item = found.manifest
+    return (
+        item.backup_id,
+        _age(item.created_at),
+        f"{item.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S}",
+        f"{item.rows:,}",
+        human_size(item.size_bytes),
+        item.format if item.compression == "none" else f"{item.format} {item.compression}",
+        "yes" if item.truncated else "no",
+        "yes" if item.proven_restorable else "no",
+        _short(found.path.parent),
+    )
+
+
+def _columns(lines: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
+        "  ".join(
+            text.rjust(width) if column in right else text.ljust(width)
+            for column, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def inventory_document(inventory: Inventory) -> list[dict[str, Any]]:
@@ -263,6 +351,32 @@ def backup_document(found: FoundBackup) -> dict[str, Any]:
         "tables": {name: {"rows": entry.rows, "size_bytes": entry.size_bytes} for name, entry in item.tables.items()},
         "truncated": sorted(item.truncated.rows_removed) if item.truncated else [],
     }
+
+
+def show_examination(examination: Examination) -> None:
+    """`vecbak doctor`: a line for each check, and below what is not well how to mend it."""
+    width = max(len(check.name) for check in examination.checks)
+    for check in examination.checks:
+        mark, color = _MARKS[check.status]
+        print(f"{_styled(mark, color, sys.stdout)} {check.name:<{width}}  {check.message}")
+        if check.hint:
+            print(f"  {'':<{width}}  {_styled('→', '36', sys.stdout)} {check.hint}")
+    count = {status: sum(check.status == status for check in examination.checks) for status in _MARKS}
+    if examination.ok:
+        print(f"\nNothing would fail ({count['ok']} ok, {count['warning']} warnings).")
+    else:
+        print(f"\n{count['failed']} would fail: a run would end with exit code {examination.exit_code}.")
+
+
+_MARKS = {"ok": ("✓", "32"), "warning": ("!", "33"), "failed": ("✗", "1;31"), "skipped": ("-", "2")}
+
+
+def examination_document(examination: Examination) -> dict[str, Any]:
+    """`vecbak doctor --json`."""
+    import msgspec
+
+    document: dict[str, Any] = msgspec.to_builtins(examination)
+    return document
 
 
 def show_backup(found: FoundBackup, log_entry: str) -> None:

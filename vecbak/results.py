@@ -60,11 +60,48 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     size: str
 
 
+class PrunedBackup(msgspec.Struct, frozen=True, kw_only=True):
+    """One backup that `prune` looked at.
+
+    Attributes:
+        action: `keep` or `remove`; `removed` once it is gone.
+        reasons: why it is kept, in words.
+        size_bytes: of its data files.
+    """
+
+    backup_id: str
+    backup_directory: str
+    manifest: str
+    created_at: str
+    rows: int
+    size_bytes: int
+    action: str
+    reasons: tuple[str, ...]
+
+
+class PruneResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What `prune` did, or with `dry_run` would do; backups by folder, newest first."""
+
+    dry_run: bool
+    backups: tuple[PrunedBackup, ...] = ()
+    freed_bytes: int = 0
+    errors: tuple[str, ...] = ()
+
+    def of(self, *actions: str) -> list[PrunedBackup]:
+        """The backups to which this happened, or is to happen."""
+        return [item for item in self.backups if item.action in actions]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain dicts, lists, strings and numbers."""
+        return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
+
+
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What a run did; `truncate_performed` says what happened, never what was asked for.
 
     Attributes:
         note: why nothing was done, where nothing was.
+        pruned: ids of the older backups that were removed; only where that was asked for.
     """
 
     backup_performed: bool = False
@@ -79,6 +116,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[str, ...] = ()
     duration: float = 0.0
     note: str | UnsetType = UNSET
+    pruned: tuple[str, ...] | UnsetType = UNSET
 
     @property
     def summary(self) -> Summary:

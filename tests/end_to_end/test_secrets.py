@@ -55,6 +55,7 @@ def test_password_is_nowhere(filled18, tmp_path, how):
     else:
         space.save(connection={"dsn": f"postgresql://{SUPERUSER}@{address}"})
         env = environment(PGPASSWORD=SUPERUSER_PASSWORD)
+    space.save(hooks={"before": [["env"]], "after": [["env"]]})  # what they print of our environment is logged
     printed = ""
     with ProcessWatch(SUPERUSER_PASSWORD) as watch:
         for arguments in (
@@ -64,6 +65,9 @@ def test_password_is_nowhere(filled18, tmp_path, how):
             ["show", "latest"],
             ["show", "latest", "--json"],
             ["list"],
+            ["doctor"],
+            ["doctor", "--json"],
+            ["prune", "--dry-run"],
         ):
             done = vecbak(*arguments, "--output-dir", space.out, cwd=tmp_path, env=env)
             assert done.code == 0, done.stderr

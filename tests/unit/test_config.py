@@ -191,3 +191,28 @@ def test_the_configuration_cannot_be_changed():
     for struct in (Config(), Connection(), VectorTables(), Backup(), Timeouts()):
         with pytest.raises(AttributeError):
             setattr(struct, struct.__struct_fields__[0], None)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"retention": {"keep_last": -1}},
+        {"retention": {"keep_daily": 1.5}},
+        {"retention": {"keep_hourly": 1}},
+        {"hooks": {"before": ["one string"]}},
+        {"hooks": {"after": [[]]}},
+        {"hooks": {"on_error": [[""]]}},
+        {"hooks": {"before": [["a\0"]]}},
+        {"hooks": {"timeout_seconds": 0}},
+        {"metrics_textfile": ""},
+        {"metrics_textfile": "a\0"},
+    ],
+)
+def test_what_surrounds_a_run_has_bounds(document):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(document, Config)
+
+
+def test_all_zeros_is_a_retention():
+    names = ("keep_last", "keep_daily", "keep_weekly", "keep_monthly")
+    assert convert("retention", **dict.fromkeys(names, 0)).keep_last == 0

@@ -322,6 +322,11 @@ def remove_leftovers(folder: Path, suffix: str) -> list[str]:
     return removed
 
 
+def names_of_backup(manifest: Path) -> list[str]:
+    """The files in its folder that stand under the id of a manifest, whether or not it can be read."""
+    return _names_of(manifest.parent, manifest.stem.removeprefix(MANIFEST_PREFIX), "")
+
+
 def hash_file(path: Path, consume: Callable[[bytes], None] | None = None) -> tuple[int, str]:
     """Size and SHA-256 of a file, read in constant memory; symbolic links are not followed."""
     finished = examine_file(path, consume)

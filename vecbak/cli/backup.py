@@ -11,9 +11,14 @@ from vecbak.cli.boundary import Settings
 from vecbak.cli.options import load, open_job, options
 from vecbak.errors import Declined
 
+_prune = click.option(
+    "--prune", is_flag=True, help="After success, remove older backups of this folder, by the config's retention."
+)
+
 
 @click.command()
 @click.option("--truncate", is_flag=True, help="Empty truncate_tables when the backup is proved.")
+@_prune
 @options("config", "task_id", "output_dir", "dry_run", "json", "yes")
 @click.pass_obj
 def backup(settings: Settings, /, truncate: bool, **given: Any) -> None:
@@ -25,11 +30,13 @@ def backup(settings: Settings, /, truncate: bool, **given: Any) -> None:
     Example:
       vecbak backup --task-id before_reload
       vecbak backup --truncate --yes --json
+      vecbak backup --output-dir nightly --prune
     """
     _run(settings, truncate=truncate, **given)
 
 
 @click.command()
+@_prune
 @options("config", "task_id", "output_dir", "dry_run", "json", "yes")
 @click.pass_obj
 def truncate(settings: Settings, /, **given: Any) -> None:
@@ -48,6 +55,7 @@ def _run(
     settings: Settings,
     *,
     truncate: bool,
+    prune: bool,
     config: str | None,
     task_id: str | None,
     output_dir: str | None,
@@ -67,7 +75,7 @@ def _run(
             return
         if truncate and not yes and report.is_interactive() and not report.ask_to_truncate(preview(job)):
             raise Declined("the answer was not yes; nothing was done", "Answer y, or use --yes.")
-        result = back_up(job, truncate=truncate)
+        result = back_up(job, truncate=truncate, prune=prune)
         interrupts.hold()  # what is done is reported
     if as_json:
         report.show_document(result.to_dict())

@@ -14,6 +14,7 @@ from vecbak.backups.manifest import Manifest, TruncateRecord
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.errors import BackupFailed, Interrupted, Refused, TruncateUnknown, VecbakError
 from vecbak.operations import preflight
+from vecbak.operations.around import surround
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
@@ -29,13 +30,20 @@ from vecbak.results import Result, TableTruncate
 log = logging.getLogger(__name__)
 
 
-def back_up(job: Job, *, truncate: bool) -> Result:
-    """Back up the tables of the config, prove the files, and only then, if asked, truncate.
+def back_up(job: Job, *, truncate: bool, prune: bool = False) -> Result:
+    """Back up the tables of the config, prove the files, and only then, if asked, truncate; hooks and metrics around it.
+
+    Args:
+        prune: whether to remove older backups of the same folder after success, by the config's retention.
 
     Raises:
         VecbakError: one of its children by exit code; `result` says how far it came.
         Interrupted: everything was cleaned up.
     """
+    return surround(job, lambda: _back_up(job, truncate=truncate), prune=prune)
+
+
+def _back_up(job: Job, *, truncate: bool) -> Result:
     run = BackupRun(job, truncate=truncate)
     try:
         run.execute()

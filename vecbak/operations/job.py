@@ -27,6 +27,7 @@ class Job:
     Attributes:
         installations: usable client programs, preferred first.
         output_dir: the task's folder.
+        config_folder: the config file's; hooks run there.
         folder_ready: called with the output directory as soon as it may be written.
         clock: the time, with a zone.
     """
@@ -40,6 +41,7 @@ class Job:
     progress: Progress = field(default_factory=NoProgress)
     folder_ready: Callable[[Path], None] = lambda _: None
     clock: Callable[[], datetime] = _now
+    config_folder: Path = field(default_factory=Path.cwd)
 
     @property
     def backup_folder(self) -> Path:

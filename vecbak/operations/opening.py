@@ -112,6 +112,7 @@ def open_job(
             task_id=task,
             progress=progress or NoProgress(),
             folder_ready=folder_ready,
+            config_folder=loaded.path.parent,
         )
 
 

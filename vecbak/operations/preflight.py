@@ -1,13 +1,14 @@
 """Preflight: what refuses a backup or a truncate before a byte is written.
 
-Pure judgements over facts that were read under the guard's locks; the messages say what to do.
+Pure judgements over facts that were read under the guard's locks; the messages say what to do. Each yields every problem
+that it sees, as the error that it would be: a run raises the first one, `vecbak doctor` lists them all.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vecbak.backups.formats import COMPRESSORS
@@ -15,7 +16,7 @@ from vecbak.config import Backup
 from vecbak.errors import Refused
 from vecbak.operations.exporting import outside_compression
 from vecbak.operations.job import Job
-from vecbak.postgres.catalog import Facts, Table
+from vecbak.postgres.catalog import Facts, Server, Table
 from vecbak.postgres.names import has_control_characters
 from vecbak.postgres.programs import Installation
 from vecbak.results import human_size
@@ -43,45 +44,58 @@ def check_tables(facts: Facts, truncated: Sequence[Table], *, allow_replicated_t
     Raises:
         Refused: the first thing that stands in the way.
     """
-    for table in facts.tables:
-        _check_readable(table, facts.server.user)
     oids = {table.oid for table in truncated}
-    if truncated and facts.server.in_recovery:
-        raise Refused(
-            "the server is a standby, which cannot truncate",
-            "Connect to the primary, or run `vecbak backup` without --truncate.",
-        )
+    for table in facts.tables:
+        _raise_first(reading_problems(table, facts.server.user))
+    if truncated:
+        _raise_first(standby_problems(facts.server))
     for table in truncated:
         check_truncatable(table, oids, facts.server.user, allow_replicated_truncate)
-    return [*_warnings(facts, oids)]
+    return [warning for table in facts.tables for warning in table_warnings(table, truncated=table.oid in oids)]
 
 
-def _check_readable(table: Table, user: str) -> None:
+def _raise_first(problems: Iterable[Refused]) -> None:
+    for problem in problems:
+        raise problem
+
+
+def reading_problems(table: Table, user: str) -> Iterator[Refused]:
+    """Why a table cannot be backed up by a role."""
     if table.kind not in {"r", "p"}:
-        raise Refused(
+        yield Refused(
             f"{table.name} is {_KINDS.get(table.kind, 'not a table')}, not a table",
             "Name tables in vector_tables.supported_tables; what a view shows is in the tables below it.",
         )
+        return
     if not table.can_select:
-        raise Refused(
+        yield Refused(
             f"the role {user} may not read {table.name}",
             f"Let its owner {table.owner} run: GRANT SELECT ON {table.sql} TO {user}",
         )
     if table.row_security:
-        raise Refused(
+        yield Refused(
             f"row-level security would hide rows of {table.name} from the role {user}",
             f"Use its owner {table.owner}, or a role with BYPASSRLS: ALTER ROLE {user} BYPASSRLS",
         )
     if not table.copied_columns:
-        raise Refused(
+        yield Refused(
             f"{table.name} has no column that can be copied", "Take it out of vector_tables.supported_tables."
         )
     for name in (table.schema, table.name, *table.copied_columns):
         if has_control_characters(name):
-            raise Refused(
+            yield Refused(
                 f"{table.name} has a name with a control character ({name!r})",
                 "Rename it; psql's \\copy cannot say it.",
             )
+
+
+def standby_problems(server: Server) -> Iterator[Refused]:
+    """Why a server can truncate nothing at all."""
+    if server.in_recovery:
+        yield Refused(
+            "the server is a standby, which cannot truncate",
+            "Connect to the primary, or run `vecbak backup` without --truncate.",
+        )
 
 
 def check_truncatable(table: Table, truncated: set[int], user: str, allow_replicated_truncate: bool) -> None:
@@ -93,41 +107,53 @@ def check_truncatable(table: Table, truncated: set[int], user: str, allow_replic
     Raises:
         Refused: says what stands in the way.
     """
+    _raise_first(truncating_problems(table, truncated, user, allow_replicated_truncate=allow_replicated_truncate))
+
+
+def truncating_problems(
+    table: Table, truncated: Collection[int], user: str, *, allow_replicated_truncate: bool
+) -> Iterator[Refused]:
+    """Why a table cannot be truncated by a role.
+
+    Args:
+        truncated: the oids of all tables that are to be truncated together.
+        allow_replicated_truncate: as in the config.
+    """
     if not table.can_truncate:
-        raise Refused(
+        yield Refused(
             f"the role {user} may not truncate {table.name}",
             f"Let its owner {table.owner} run: GRANT TRUNCATE ON {table.sql} TO {user}",
         )
     if table.children:
-        raise Refused(
+        yield Refused(
             f"{table.name} has inheritance children ({', '.join(table.children)}), which TRUNCATE would empty too, without a backup",
             "Take it out of vector_tables.truncate_tables, or end the inheritance (ALTER TABLE … NO INHERIT).",
         )
     if table.foreign_partitions:
-        raise Refused(
+        yield Refused(
             f"{table.name} has partitions on other servers ({', '.join(table.foreign_partitions)}), which no lock of ours protects",
             "Take it out of vector_tables.truncate_tables, or detach them.",
         )
     outside = [key for key in table.foreign_keys if key.table_oid not in truncated]
     if outside:
         keys = ", ".join(f"{key.name} of {key.table}" for key in outside)
-        raise Refused(
+        yield Refused(
             f"{table.name} cannot be truncated: a foreign key points at it ({keys})",
             f"Put {outside[0].table} into supported_tables and truncate_tables too, or drop the foreign key; vecbak never uses CASCADE.",
         )
     if table.publications and not allow_replicated_truncate:
-        raise Refused(
+        yield Refused(
             f"a TRUNCATE of {table.name} would be replicated to subscribers (publication {', '.join(table.publications)})",
             "Set allow_replicated_truncate: true if that is meant, or ALTER PUBLICATION … SET (publish = 'insert, update, delete').",
         )
 
 
-def _warnings(facts: Facts, truncated: set[int]) -> Iterable[str]:
-    for table in facts.tables:
-        if table.children:
-            yield f"{table.name} has inheritance children ({', '.join(table.children)}); their rows are not in this backup"
-        if table.oid in truncated and table.truncate_triggers:
-            yield f"TRUNCATE of {table.name} fires the trigger {', '.join(table.truncate_triggers)}"
+def table_warnings(table: Table, *, truncated: bool) -> Iterator[str]:
+    """What is worth knowing of a table, and stands in nobody's way."""
+    if table.children:
+        yield f"{table.name} has inheritance children ({', '.join(table.children)}); their rows are not in this backup"
+    if truncated and table.truncate_triggers:
+        yield f"TRUNCATE of {table.name} fires the trigger {', '.join(table.truncate_triggers)}"
 
 
 def check_format(job: Job, tables: Sequence[Table], dump_installation: Installation) -> None:
@@ -136,18 +162,23 @@ def check_format(job: Job, tables: Sequence[Table], dump_installation: Installat
     Raises:
         Refused: names the columns, or the program.
     """
+    _raise_first(format_problems(job, tables, dump_installation))
+
+
+def format_problems(job: Job, tables: Sequence[Table], dump_installation: Installation) -> Iterator[Refused]:
+    """Why the config's format and compression do not do for these tables on this machine."""
     backup = job.config.backup
     if backup.format == "binary":
-        _check_binary(tables)
+        yield from _binary_problems(tables)
     compressor = COMPRESSORS.get(outside_compression(job.runner, backup, dump_installation))
     if compressor and not shutil.which(compressor.program):
-        raise Refused(
+        yield Refused(
             f"the program {compressor.program} was not found, and backup.compression asks for it",
             f"Install it (Debian: apt-get install {compressor.program}), or set backup.compression to none.",
         )
 
 
-def _check_binary(tables: Sequence[Table]) -> None:
+def _binary_problems(tables: Sequence[Table]) -> Iterator[Refused]:
     columns = [
         f"{table.name}.{column.name} ({', '.join(column.binary_obstacles)})"
         for table in tables
@@ -155,7 +186,7 @@ def _check_binary(tables: Sequence[Table]) -> None:
         if column.binary_obstacles and not column.generated
     ]
     if columns:
-        raise Refused(
+        yield Refused(
             f"the binary form of these columns is not safe to load elsewhere: {'; '.join(columns)}",
             "Use backup.format: csv.",
         )
@@ -186,15 +217,23 @@ def check_space(folder: Path, backup: Backup, estimates: Mapping[str, int], tabl
     Raises:
         Refused: with needed, free and missing bytes.
     """
+    _raise_first(space_problems(folder, backup, sum(estimates.values()), tables))
+
+
+def space_problems(folder: Path, backup: Backup, estimated: int, tables: Sequence[Table]) -> Iterator[Refused]:
+    """Why the disk would not hold the backup.
+
+    Args:
+        estimated: bytes of all files.
+    """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     disk = os.statvfs(existing)
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    estimated = sum(estimates.values())
     on_server = sum(table.total_bytes for table in tables)
     left_over = max(backup.min_free_bytes, round(size * backup.min_free_percent / 100))
     needed = max(estimated, on_server) + left_over
     if needed > free:
-        raise Refused(
+        yield Refused(
             f"too little disk space in {existing}: needed {human_size(needed)}, free {human_size(free)}, missing {human_size(needed - free)}",
             f"The files are estimated at {human_size(estimated)} (the tables take {human_size(on_server)} on the server), and"
             f" {human_size(left_over)} must be left over (backup.min_free_bytes, min_free_percent). Free some space, or choose"
@@ -208,12 +247,18 @@ def check_folder(folder: Path) -> None:
     Raises:
         Refused: says which part of the path is in the way.
     """
+    _raise_first(folder_problems(folder))
+
+
+def folder_problems(folder: Path) -> Iterator[Refused]:
+    """Why a folder cannot be made or written."""
     existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not existing.is_dir():
-        raise Refused(
+        yield Refused(
             f"the backup folder {folder} cannot be made: {existing} is not a folder", "Choose another --output-dir."
         )
+        return
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise Refused(
+        yield Refused(
             f"the backup folder {folder} cannot be written: no permission in {existing}", "Choose another --output-dir."
         )

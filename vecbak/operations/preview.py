@@ -133,7 +133,7 @@ def preview_of(job: Job, tables: Mapping[str, TableName]) -> Preview:
 def _look(job: Job, guard: Guard, names: Sequence[str], oids: list[int], emptied: set[str]) -> Preview:
     facts = guard.facts(oids)
     tables = tuple(
-        PreviewedTable(name, *_rows(guard, table), table.total_bytes, name in emptied)
+        PreviewedTable(name, *rows_of(guard, table), table.total_bytes, name in emptied)
         for name, table in zip(names, facts.tables, strict=True)
     )
     seconds = max(1.0, sum(table.table_bytes for table in facts.tables) * 3 / BYTES_PER_SECOND)
@@ -141,18 +141,24 @@ def _look(job: Job, guard: Guard, names: Sequence[str], oids: list[int], emptied
     return Preview(host, facts.server.database, facts.server.user, tables, seconds, guard.server_version)
 
 
-def _rows(guard: Guard, table: Table) -> tuple[int, bool]:
+def rows_of(guard: Guard, table: Table) -> tuple[int, bool]:
+    """A table's rows, and whether that is an estimate."""
     if table.table_bytes > COUNTED_BYTES and table.estimated_rows >= 0:
         return table.estimated_rows, True
     return guard.count(table, timeout=COUNT_SECONDS), False
+
+
+def missing(name: TableName) -> Refused:
+    """A table of the config that is not in the database."""
+    return Refused(
+        f"the table {name} does not exist",
+        "Check vector_tables in the config, the database, and the role's search_path.",
+    )
 
 
 def _existing(guard: Guard, names: Sequence[TableName]) -> list[int]:
     oids = guard.find(names)
     for name, oid in zip(names, oids, strict=True):
         if oid is None:
-            raise Refused(
-                f"the table {name} does not exist",
-                "Check vector_tables in the config, the database, and the role's search_path.",
-            )
+            raise missing(name)
     return [oid for oid in oids if oid is not None]

@@ -108,11 +108,7 @@ class Guard:
         oids = [int(item["oid"]) for item in found]
         for position, oid in enumerate(oids):
             if oid in oids[:position]:
-                first = tables[oids.index(oid)]
-                raise Refused(
-                    f"{first} and {tables[position]} are the same table",
-                    "Name it once in vector_tables.supported_tables.",
-                )
+                raise same_table(tables[oids.index(oid)], tables[position])
         return oids
 
     def find(self, tables: Sequence[TableName]) -> list[int | None]:
@@ -231,6 +227,10 @@ class Guard:
         if answer.text.strip() != "COMMIT":
             raise SessionFailed(f"COMMIT was answered by {answer.text.strip() or 'nothing'}", output=answer.messages)
 
+    def blockers(self, table: TableName, mode: str) -> list[Blocker]:
+        """Who holds, or waits for, what conflicts with a lock on a table."""
+        return self._blockers(table.sql, mode)
+
     def close(self) -> None:
         """End the session; what was not committed is rolled back."""
         self._session.close()
@@ -312,6 +312,11 @@ class Guard:
             Blocker(**item)
             for item in self.ask_json(queries.blockers(relation, mode), "looking for who holds the lock")
         ]
+
+
+def same_table(first: TableName, second: TableName) -> Refused:
+    """One table under two names."""
+    return Refused(f"{first} and {second} are the same table", "Name it once in vector_tables.supported_tables.")
 
 
 def open_guard(runner: Runner, endpoint: Endpoint, installation: Installation, *, connect_seconds: float) -> Guard:

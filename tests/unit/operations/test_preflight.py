@@ -8,7 +8,15 @@ from tests.unit.examples import ScriptedRunner, column, facts, table
 from vecbak.config import Backup, Config
 from vecbak.errors import Refused
 from vecbak.operations import preflight
-from vecbak.operations.preflight import check_folder, check_format, check_space, check_tables, estimate_bytes
+from vecbak.operations.preflight import (
+    check_folder,
+    check_format,
+    check_space,
+    check_tables,
+    estimate_bytes,
+    reading_problems,
+    truncating_problems,
+)
 from vecbak.postgres.catalog import ForeignKey
 from vecbak.postgres.programs import Installation
 
@@ -56,6 +64,15 @@ def test_row_level_security_would_hide_rows():
     message, hint = refusal(table(row_security=True))
     assert message == "row-level security would hide rows of items from the role vecbak"
     assert hint == "Use its owner olga, or a role with BYPASSRLS: ALTER ROLE vecbak BYPASSRLS"
+
+
+def test_all_problems_are_told_but_of_what_is_no_table_only_that():
+    problems = list(reading_problems(table(can_select=False, row_security=True), "vecbak"))
+    assert [problem.message.split()[0] for problem in problems] == ["the", "row-level"]
+    assert len(list(reading_problems(table(kind="v", can_select=False), "vecbak"))) == 1
+    item = table(can_truncate=False, children=("x",), publications=("p",))
+    assert len(list(truncating_problems(item, {item.oid}, "vecbak", allow_replicated_truncate=False))) == 3
+    assert len(list(truncating_problems(item, {item.oid}, "vecbak", allow_replicated_truncate=True))) == 2
 
 
 @pytest.mark.parametrize("columns", [(), (column("g", generated="s"),)])

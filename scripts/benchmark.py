@@ -111,11 +111,19 @@ def main() -> None:
     parser.add_argument("--dims", type=int, default=1536)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--growth", default="10000,30000,100000", help="row counts of the second table; empty for none")
+    parser.add_argument(
+        "--restore-rows", type=int, default=20_000, help="rows of the restore with an HNSW index; 0: none"
+    )
+    parser.add_argument("--only-restore", action="store_true", help="leave out everything else")
     parser.add_argument("--directory", help="where server and files go [default: a temporary folder]")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vecbak-benchmark-", dir=options.directory) as name:
         folder = Path(name)
         with embedded_server(folder / "pgdata", dbname=None, user=None, connect_seconds=10) as endpoint:
+            if options.restore_rows:
+                print_restore(endpoint, folder, options.restore_rows, options.dims)
+            if options.only_restore:
+                return
             fill(endpoint, options.rows, options.dims)
             ways = all_ways(endpoint, folder)
             for number in range(options.rounds):
@@ -258,6 +266,45 @@ def print_growth(endpoint: Endpoint, folder: Path, growth: list[int], dims: int,
         peak = max(way.memory["python"] for way in (csv, binary)) / 1024
         cells = " | ".join(f"{seconds:.2f} | {seconds / rows * 1e6:.0f}" for seconds in medians)
         print(f"| {rows:,} | {cells} | {peak:.0f} |")
+
+
+def print_restore(endpoint: Endpoint, folder: Path, rows: int, dims: int) -> None:
+    """Bringing vectors back into a table with an HNSW index: by hand into the live index, and by `vecbak restore`."""
+    fill(endpoint, rows, dims)
+    program = str(Path(sys.executable).parent / "vecbak")
+    config = folder / "restore.yaml"
+    config.write_text(
+        f"connection: {{dsn: \"{endpoint.conninfo}\", bin_dir: '{endpoint.bin_dir}'}}\n"
+        f"vector_tables: {{supported_tables: [{TABLE}], truncate_tables: [{TABLE}]}}\n"
+        "backup: {min_free_bytes: 0, min_free_percent: 0}\n"
+    )
+    with psycopg.connect(endpoint.conninfo, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE {TABLE} ALTER COLUMN embedding TYPE vector({dims})")
+        connection.execute("SET maintenance_work_mem = '1GB'")
+        connection.execute(f"CREATE INDEX ON {TABLE} USING hnsw (embedding vector_l2_ops)")
+    psql = [f"{endpoint.bin_dir}/psql", "-XAtq", f"--dbname={endpoint.conninfo}", "-c"]
+    with output_folder(folder) as out:
+        vecbak = [program, "-q"]
+        subprocess.run([*vecbak, "truncate", "-c", config, "--output-dir", out], check=True)
+        seconds = timed([*vecbak, "restore", "latest", "-c", str(config), "--output-dir", str(out)])
+        subprocess.run([*psql, f"TRUNCATE {TABLE}"], check=True)
+        file = next(out.rglob("*.csv"))
+        live = timed([*psql, f"\\copy {TABLE} from '{file}' with (format csv, header)"])
+    print(f"{rows:,} rows × {dims:,} dimensions back into a table with an HNSW index, one round:\n")
+    print("| what | seconds | ratio |\n|---|---:|---:|")
+    print(f"| `\\copy` into the live index | {live:.1f} | 1.00 |")
+    print(
+        f"| `vecbak restore` (files verified, index dropped and built again, ANALYZE) | {seconds:.1f} | {seconds / live:.2f} |\n"
+    )
+
+
+def timed(command: list[str]) -> float:
+    """Run it once; seconds."""
+    os.sync()
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    say(f"{command[0].rpartition('/')[2]}: {time.monotonic() - began:.2f} s")
+    return time.monotonic() - began
 
 
 def say(text: str) -> None:

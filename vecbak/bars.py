@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -41,54 +42,83 @@ class LineProgress:
 
 
 class BarProgress(LineProgress):
-    """A bar for each table, on a terminal's standard error."""
+    """A bar for each table, on a terminal's standard error, as long as there is one to move.
+
+    Between an operation's phases the terminal is somebody else's: a question's, or a command's.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self._bars: RichProgress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rows"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
+        self._lock = threading.Lock()
+        self._bars: RichProgress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._moving: set[str] = set()
 
     def __enter__(self) -> BarProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        with self._lock:
+            self._stop()
 
     def started(self, table: str, rows: int) -> None:
-        """A new bar; the first one starts the display, which until then would hide a question."""
+        """A new bar."""
         super().started(table, rows)
-        self._bars.start()
-        self._tasks[table] = self._bars.add_task(table, total=rows)
+        with self._lock:
+            if self._bars is None:
+                self._bars = _new_bars()
+                self._bars.start()
+            self._tasks[table] = self._bars.add_task(table, total=rows)
+            self._moving.add(table)
 
     def advanced(self, table: str, rows: int) -> None:
         """Move its bar."""
-        self._bars.update(self._tasks[table], completed=rows)
+        with self._lock:
+            if self._bars and table in self._moving:
+                self._bars.update(self._tasks[table], completed=rows)
 
     def finished(self, table: str, rows: int, size_bytes: int) -> None:
         """Fill its bar."""
         super().finished(table, rows, size_bytes)
-        self._bars.update(self._tasks[table], completed=rows)
+        self._end(table, completed=rows)
 
     def failed(self, table: str) -> None:
         """Mark its bar."""
         super().failed(table)
-        if table in self._tasks:
-            self._bars.update(self._tasks[table], description=f"[red]✗ {table}")
+        self._end(table, description=f"[red]✗ {table}")
+
+    def _end(self, table: str, **shown: Any) -> None:
+        with self._lock:
+            if self._bars and table in self._moving:
+                self._bars.update(self._tasks[table], **shown)
+                self._moving.discard(table)
+                if not self._moving:
+                    self._stop()
+
+    def _stop(self) -> None:
+        if self._bars:
+            self._bars.stop()
+            self._bars = None
+        self._moving.clear()
+
+
+def _new_bars() -> RichProgress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("rows"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -97,3 +97,48 @@ def test_ctrl_c_at_the_question_and_in_mid_run(database18, tmp_path):
     assert "nothing was truncated" in shown
     assert space.files() == ["vector_backup_log.txt"]
     assert database18.count(EMBEDDING) == 100
+
+
+def test_a_command_has_the_terminal_for_itself(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    command = (
+        "--",
+        "sh",
+        "-c",
+        "test -t 0 && test -t 1 && test -t 2 && echo ready && read line && echo got $line; exit 3",
+    )
+    code, shown = on_terminal(
+        "run", "--backup-vector-tables", "--output-dir", space.out, *command,
+        folder=tmp_path, answers=[(b"ready", b"hello\n")],
+    )  # fmt: skip
+    assert code == 3, shown
+    assert "got hello" in shown
+    assert (
+        "langchain_pg_embedding" not in shown[shown.index("ready") : shown.index("got hello")]
+    )  # no bar is drawn over it
+
+
+def test_ctrl_c_ends_a_load_and_brings_the_old_vectors_back(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    arguments = ("run", "--truncate-vector-tables", "--on-failure", "restore", "--output-dir", space.out)
+    loading = tmp_path / "loading"
+    code, shown = on_terminal(
+        *arguments, "--", "sh", "-c", f"touch {loading}; sleep 60", folder=tmp_path, interrupt_at=loading.exists
+    )
+    assert code == 130, shown
+    assert "brought back from backup" in shown
+    assert filled18.count(EMBEDDING) == 62
+
+
+def test_replace_asks_and_names_the_tables(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    assert space.run("backup").code == 0
+    arguments = ("restore", "latest", "--mode", "replace", "--output-dir", space.out)
+    code, shown = on_terminal(*arguments, folder=tmp_path, answers=[(b"[y/N]", b"n\n")])
+    assert code == 1, shown
+    for word in ("REPLACE", "62 rows", filled18.name, "readers wait"):
+        assert word in shown
+    assert space.files("vector_backup_*.json") == space.files("vector_backup_*.json")[:1]
+    code, shown = on_terminal(*arguments, folder=tmp_path, answers=[(b"[y/N]", b"y\n")])
+    assert code == 0, shown
+    assert "what stood there before is backup" in shown

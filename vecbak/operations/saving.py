@@ -18,6 +18,7 @@ from vecbak.backups import manifest as manifests
 from vecbak.backups.files import Draft, FileDamaged, FinishedFile, make_folder, remove_leftovers, start_draft
 from vecbak.backups.manifest import Manifest, Programs, SchemaFile
 from vecbak.backups.verified import VerifiedBackup
+from vecbak.checkpoints import reach
 from vecbak.errors import BackupFailed, Busy, Interrupted, Refused, VecbakError
 from vecbak.operations import preflight
 from vecbak.operations.copying import explain
@@ -136,6 +137,7 @@ class Saving:
         try:
             open_log(self._job)
             log.info("vecbak %s: backup %s of task %s", __version__, draft.backup_id, self._job.task_id)
+            reach("drafted")
             yield draft
         finally:
             draft.close()
@@ -218,6 +220,7 @@ class Saving:
 
     def _publish(self, draft: Draft, outcomes: list[TableOutcome], schema: FinishedFile) -> VerifiedBackup:
         self._check_copies(outcomes)
+        reach("copied")
         try:
             published = draft.publish(manifests.encode(self._make_manifest(draft, outcomes, schema)))
             files = {item.label: item.finished for item in outcomes}
@@ -230,6 +233,7 @@ class Saving:
         self._check_write_block()
         self.published = published
         self.backups = {item.label: item.to_result() for item in outcomes}
+        reach("published")
         return verified
 
     def _check_copies(self, outcomes: list[TableOutcome]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from vecbak.backups.files import Draft, FinishedFile, data_name, schema_name
 from vecbak.backups.formats import file_ending
+from vecbak.checkpoints import reach
 from vecbak.operations.copying import CopyCrew
 from vecbak.operations.exporting import CopyExporter, CopyTask, DumpExporter, Exporter, outside_compression
 from vecbak.operations.job import Job
@@ -87,6 +88,7 @@ class Transfer:
 
         try:
             crew.open()
+            reach("workers open")
             schema.start()
             return outcomes_of(crew.wait(poll), self._tables), schema.result(poll)
         except BaseException:

@@ -183,7 +183,7 @@ def lock_nowait(tables: list[Table]) -> str:
 def identify(tables: list[Table]) -> str:
     """Our backend, and the oids that the qualified names mean now."""
     names = ", ".join(f"{quote_literal(table.sql)}::regclass::oid::bigint" for table in tables)
-    return f"SELECT json_build_object('pid', pg_backend_pid(), 'oids', json_build_array({names}));"
+    return f"SELECT json_build_object('pid', pg_backend_pid(), 'oids', ARRAY[{names}]);"
 
 
 def copy_to_file(table: Table, condition: str, file: str, options: str, program: str | None = None) -> str:
@@ -248,7 +248,7 @@ def after_truncate(tables: list[Table]) -> str:
     counts = ", ".join(f"(SELECT count(*) FROM {table.sql})" for table in tables)
     oids = ", ".join(str(table.oid) for table in tables)
     return f"""
-SELECT json_build_object('rows', json_build_array({counts}), 'xid', pg_current_xact_id()::text, 'locked', (
+SELECT json_build_object('rows', ARRAY[{counts}], 'xid', pg_current_xact_id()::text, 'locked', (
   SELECT count(DISTINCT relation) FROM pg_catalog.pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'
     AND mode = 'AccessExclusiveLock' AND granted AND relation IN ({oids})));
 """
@@ -267,5 +267,5 @@ def identity(oids: list[int]) -> str:
     ids = ", ".join(str(oid) for oid in sorted(oids))
     return f"""
 SELECT json_build_array((SELECT system_identifier::text FROM pg_control_system()),
-  (SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = current_database()), {ids});
+  (SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = current_database()), ARRAY[{ids}]::bigint[]);
 """

@@ -115,7 +115,7 @@ class Fault:
 
 
 _WITH_GUARD = frozenset({*TRUNCATE_STEPS, *RESTORE_STEPS}) - AFTER_COMMIT
-_WITH_WORKERS = frozenset({"workers open", "copying"})
+_WITH_WORKERS = frozenset({"copying"})  # at another step it may have ended already
 _WRITING = frozenset({"drafted", "workers open", "copying", "finishing", "copied"})
 
 FAULTS: dict[str, Fault] = {
@@ -180,7 +180,7 @@ def try_case(case: Case, server: Server, folder: Path) -> Outcome:
         database = stack.enter_context(server.new_database())
         langchain.fill(database, ROWS)
         workspace = Workspace(folder, database)
-        workspace.save(timeouts={"truncate_seconds": 10}, backup={"jobs": 2})
+        workspace.save(timeouts={"truncate_seconds": 10}, backup={"jobs": 1})
         workspace.out.mkdir()
         if FAULTS[case.fault].disk:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", workspace.out], check=True)

@@ -93,7 +93,7 @@ class PruneResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""
-        return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
+        return _plain(self)
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,7 +133,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers, with the summary."""
-        return {**msgspec.to_builtins(self), "summary": msgspec.to_builtins(self.summary)}
+        return {**_plain(self), "summary": _plain(self.summary)}
 
     def describe(self) -> str:
         """One line for logs and terminals: what was performed, and how much."""
@@ -188,7 +188,7 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""
-        return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
+        return _plain(self)
 
 
 class FileCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,7 +223,11 @@ class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""
-        return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
+        return _plain(self)
+
+
+def _plain(struct: msgspec.Struct) -> dict[str, Any]:
+    return msgspec.json.decode(msgspec.json.encode(struct), type=dict[str, Any])
 
 
 def human_size(size_bytes: int) -> str:

@@ -48,6 +48,7 @@ def test_the_contract_shape():
         "truncate_results": {"e": {"success": True, "rows_before": 12345, "rows_after": 0, "duration": 0.1}},
         "errors": [],
         "duration": 12.5,
+        "summary": {"tables": 1, "rows": 12345, "files": 1, "size_bytes": 2202009, "size": "2.1 MB"},
     }  # fmt: skip
 
 

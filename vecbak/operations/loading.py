@@ -21,7 +21,7 @@ from vecbak.backups.rows import Consumer, DumpRows, row_reader
 from vecbak.operations.reading import FileReader
 from vecbak.postgres import restore_queries
 from vecbak.postgres.guard import Guard
-from vecbak.postgres.session import Answer
+from vecbak.postgres.session import Answer, SessionFailed
 
 PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
@@ -211,11 +211,19 @@ def _fifo(mode: str, work: Callable[[BinaryIO], None]) -> Iterator[tuple[Path, C
             if failure:
                 raise failure[0]
 
-        try:
-            yield path, finished
-        finally:
+        def end() -> None:
             # psql may have failed before it opened its end: open it ourselves, so that the thread can go on and end
             while thread.is_alive():
                 with contextlib.suppress(OSError):
                     os.close(os.open(path, os.O_NONBLOCK | (os.O_RDONLY if mode == "wb" else os.O_WRONLY)))
                 thread.join(0.02)
+
+        try:
+            yield path, finished
+        except SessionFailed:
+            end()
+            if failure and mode == "wb":  # a file that ended too early explains whatever psql said
+                raise failure[0] from None
+            raise
+        finally:
+            end()

@@ -17,7 +17,12 @@ _INDEXED_TABLE = re.compile(rf"\A(CREATE (?:UNIQUE )?INDEX {_PART} ON )(ONLY )?{
 _REFERENCED = re.compile(rf'\A(FOREIGN KEY \((?:[^"]|"(?:[^"]|"")+")+?\) REFERENCES )({_PART})\.({_PART})(?=\()')
 _QUALIFIED = re.compile(rf"({_PART})\.({_PART})")
 _SEQUENCE = re.compile(r"'((?:[^']|'')+)'::regclass")
-_EXTENSION_OBJECT = r"(?=(?:vector|halfvec|sparsevec|bit_hamming_ops|bit_jaccard_ops)\b|(?:vector|halfvec|sparsevec)_)"
+_TYPES = "(?:vector|halfvec|sparsevec)"
+_EXTENSION_OBJECT = (
+    rf"(?=(?:{_TYPES}|{_TYPES}_(?:l2_|ip_|cosine_|l1_)?ops|bit_(?:hamming|jaccard)_ops|vector_dims|vector_norm"
+    r"|l2_distance|inner_product|cosine_distance|l1_distance|hamming_distance|jaccard_distance|l2_norm|l2_normalize"
+    r"|binary_quantize|subvector)\b|(?:<->|<#>|<=>|<\+>|<~>|<%>)\))"
+)
 
 
 def relocate(text: str, source: Server, target: Server) -> str:

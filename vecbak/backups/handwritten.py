@@ -15,7 +15,8 @@ from typing import Any
 
 MAXIMUM_RECORD_BYTES = 256 << 20
 
-_FIELD = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^,"\r\n]*))(,|\r?\n?\Z)')
+# csv.writer with lines that end in \n, as pandas has it, leaves a carriage return inside a value without quotes
+_FIELD = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|((?:[^,"\r\n]|\r(?!\n?\Z))*))(,|\r?\n?\Z)')
 _UUID = re.compile(r"\{?[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?")
 _VECTOR_TYPE = re.compile(r"(?:.*\.)?(?:vector|halfvec)(?:\((\d+)\))?")
 _NUMBER = r"\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?\s*"

@@ -103,6 +103,21 @@ def test_bad_rows_are_told_with_their_lines_and_nothing_is_loaded(workspace: Wor
     assert again.code == 2  # never overwritten
 
 
+def test_a_dry_run_writes_no_bad_rows(workspace: Workspace):
+    pair = write_pair(workspace.folder, [*good_rows(), ["bad", "no uuid", "[1,2,3]", "d", "{}"]])
+    left_out = workspace.folder / "bad.csv"
+    assert workspace.run("restore", "--csv-pair", *pair, "--skip-bad-rows", left_out, "--dry-run").code == 0
+    assert not left_out.exists()
+
+
+def test_a_refused_pair_leaves_no_file_in_the_way(workspace: Workspace):
+    pair = write_pair(workspace.folder, good_rows())
+    left_out = workspace.folder / "bad.csv"
+    assert workspace.run("restore", "--csv-pair", pair[0], "nope.csv", "--skip-bad-rows", left_out).code == 2
+    done = workspace.run("restore", "--csv-pair", *pair, "--skip-bad-rows", left_out)
+    assert done.code == 0, done.stderr
+
+
 def test_dimensions_are_checked(workspace: Workspace):
     workspace.database.execute(f"ALTER TABLE {EMBEDDING} ALTER COLUMN embedding TYPE vector(4)")
     done = workspace.run("restore", "--csv-pair", *write_pair(workspace.folder, good_rows()))

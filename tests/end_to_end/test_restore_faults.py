@@ -58,6 +58,34 @@ def wait_until_gone(database: Database) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize(("format", "compression"), [("csv", "none"), ("binary", "zstd"), ("pg_dump", "lz4")])
+@pytest.mark.parametrize("victim", ["vecbak", "psql"])
+def test_a_large_file_does_not_keep_it_waiting(tmp_path, database18: Database, format, compression, victim):
+    """What is in the pipes must not be loaded to its end first, nor may a decompressor be waited for."""
+    database18.execute(f"""
+        CREATE TABLE {EMBEDDING} (id int PRIMARY KEY, x text);
+        INSERT INTO {EMBEDDING} SELECT n, (SELECT string_agg(md5(n::text || k), '') FROM generate_series(1, 200) k)
+          FROM generate_series(1, 2000) n;
+        {SLOW_TRIGGER}""")
+    workspace = Workspace(tmp_path, database18)
+    workspace.save(
+        vector_tables={"supported_tables": [EMBEDDING], "truncate_tables": [EMBEDDING]},
+        backup={"format": format, "compression": compression},
+    )
+    assert workspace.run("backup").code == 0
+    process, _ = start_restore(workspace)
+    began = time.monotonic()
+    if victim == "vecbak":
+        process.send_signal(signal.SIGINT)
+    for pid in psql_of(process) if victim == "psql" else ():
+        os.kill(pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - began < 12  # a grace time and a half; loading would take 100 s
+    assert process.returncode == (130 if victim == "vecbak" else 8), errors
+    wait_until_gone(database18)
+    assert database18.count(EMBEDDING) == 2000
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_vecbak_is_killed(workspace: Workspace, number):
     before = both(workspace.database)

@@ -15,11 +15,14 @@ from typing import Any
 
 MAXIMUM_RECORD_BYTES = 256 << 20
 
-_FIELD = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|([^,"\r\n]*))(,|\r?\n?\Z)')
+# csv.writer with lines that end in \n, as pandas has it, leaves a carriage return inside a value without quotes
+_FIELD = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|((?:[^,"\r\n]|\r(?!\n?\Z))*))(,|\r?\n?\Z)')
 _UUID = re.compile(r"\{?[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?")
 _VECTOR_TYPE = re.compile(r"(?:.*\.)?(?:vector|halfvec)(?:\((\d+)\))?")
-_NUMBER = r"\s*[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?\s*"
-_VECTOR = re.compile(rf"\s*\[({_NUMBER}(?:,{_NUMBER})*)\]\s*")
+_NUMBER = r"\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?\s*"
+_VECTOR = re.compile(rf"\s*\[({_NUMBER}(?:,{_NUMBER})*)\]\s*", re.ASCII)
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 Value = str | None
 
@@ -166,13 +169,16 @@ def to_json(text: str) -> Value:
         BadRecord: neither of them, or what JSON and PostgreSQL cannot hold (nan, bytes, sets, NUL, lone surrogates).
     """
     try:
-        json.loads(text, parse_constant=_no_constant)
+        value = json.loads(text, parse_constant=_no_constant)
         made = text
     except (ValueError, RecursionError):
         made = _json_of_repr(text)
         if made == "null":
             return None
-    if "\\u0000" in made:
+    else:
+        if _SURROGATE.search(text) and not _is_utf8(json.dumps(value, ensure_ascii=False)):
+            raise BadRecord("holds half of a surrogate pair, which PostgreSQL cannot")
+    if "\\u0000" in made.replace("\\\\", ""):  # not of a backslash that stands for itself
         raise BadRecord("holds a NUL, which PostgreSQL's jsonb cannot")
     return made
 
@@ -183,6 +189,14 @@ def _json_of_repr(text: str) -> str:
         return json.dumps(_plain(value), ensure_ascii=False, allow_nan=False).encode("utf-8").decode()
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
         raise BadRecord(f"neither JSON nor Python's repr of it ({type(error).__name__})") from None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

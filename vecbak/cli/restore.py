@@ -109,7 +109,8 @@ def _run(
         else:
             assert csv_pair is not None  # noqa: S101 - _check has seen to it
             skip = Path(skip_bad_rows).expanduser() if skip_bad_rows is not None else None
-            source = pair_source(job, Path(csv_pair[0]), Path(csv_pair[1]), schema, names, skip)
+            collection, embedding = map(Path, csv_pair)
+            source = pair_source(job, collection, embedding, schema, names, skip, touch_nothing=dry_run)
         if dry_run:
             report.show_commands(
                 planned_restore(job, source, found.manifest if found else None, options), as_json=as_json

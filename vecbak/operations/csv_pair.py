@@ -54,12 +54,15 @@ def pair_source(
     into_schema: str | None,
     wanted: Sequence[TableName],
     skip_bad_rows: Path | None,
+    *,
+    touch_nothing: bool = False,
 ) -> Source:
     """Judge every row of two files against the tables that they are for.
 
     Args:
         wanted: of `--table`; empty for both.
         skip_bad_rows: a new file for the rows that cannot be read; None: one of them refuses the whole.
+        touch_nothing: only say what would happen; that file is not written.
 
     Raises:
         BackupDamaged: rows that cannot be read; names their lines.
@@ -69,7 +72,7 @@ def pair_source(
     paths = {COLLECTION: collection, EMBEDDING: embedding}
     names = {label: _target(job, label, into_schema) for label in paths}
     tables = dict(zip(paths, read_tables(job, list(names.values())), strict=True))
-    with _open_bad_rows(skip_bad_rows) as bad:
+    with _open_bad_rows(None if touch_nothing else skip_bad_rows) as bad:
         found = {label: _table(label, paths[label], tables[label], names[label], bad) for label in paths}
     if bad.count and skip_bad_rows is None:
         more = f" (and {bad.count - len(bad.told):,} more)" if bad.count > len(bad.told) else ""
@@ -109,7 +112,11 @@ def _open_bad_rows(path: Path | None) -> Iterator[_BadRows]:
         ) from None
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerow(["file", "line", "reason", "row"])
-        yield _BadRows(file)
+        try:
+            yield _BadRows(file)
+        except BaseException:  # nothing is restored: it must not be in the way of the next attempt
+            path.unlink(missing_ok=True)
+            raise
 
 
 def _target(job: Job, label: str, into_schema: str | None) -> TableName:

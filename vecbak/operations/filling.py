@@ -11,7 +11,7 @@ from vecbak.checkpoints import reach
 from vecbak.errors import Refused, RestoreFailed
 from vecbak.operations.job import Job
 from vecbak.operations.loading import SourceFile, load
-from vecbak.operations.targets import Plan
+from vecbak.operations.targets import Plan, too_early
 from vecbak.postgres import queries, restore_queries
 from vecbak.postgres.catalog import Index
 from vecbak.postgres.definitions import add_constraint, create_index
@@ -70,8 +70,7 @@ class Filling:
             for index in plan.rebuild:
                 self._guard.ask(restore_queries.drop_index(plan.table, index), f"dropping the index {index.name}")
         reach("loading")
-        for number, plan in enumerate(self._plans):
-            self._fill(plan, f"vecbak_rows_{number}")
+        self._in_one_go()
         reach("loaded")
         for plan in self._plans:
             self._finish(plan)
@@ -80,6 +79,18 @@ class Filling:
             self._guard.ask(f"ANALYZE {plan.table.sql};", f"analysing {plan.table.name}", timeout=self._seconds)
         for plan in self._plans:
             self._advance_sequences(plan)
+
+    def _in_one_go(self) -> None:
+        """Load everything, and only then check what points at what."""
+        deferred = too_early(self._plans)
+        for table, name in deferred:
+            self._guard.ask(restore_queries.alter_foreign_key(table, name, deferred=True), f"deferring {name}")
+        self._guard.ask(restore_queries.DEFER, "deferring constraints")
+        for number, plan in enumerate(self._plans):
+            self._fill(plan, f"vecbak_rows_{number}")
+        self._guard.ask(restore_queries.CHECK_NOW, "checking deferred constraints", timeout=self._seconds)
+        for table, name in deferred:
+            self._guard.ask(restore_queries.alter_foreign_key(table, name, deferred=False), f"restoring {name}")
 
     def _fill(self, plan: Plan, scratch: str) -> None:
         began = time.monotonic()

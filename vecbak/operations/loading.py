@@ -21,6 +21,7 @@ from vecbak.backups.rows import Consumer, DumpRows, row_reader
 from vecbak.operations.reading import FileReader
 from vecbak.postgres import restore_queries
 from vecbak.postgres.guard import Guard
+from vecbak.postgres.session import Answer, SessionFailed
 
 PIPE_BYTES = 1 << 20
 _F_SETPIPE_SZ = 1031
@@ -93,9 +94,8 @@ def load(
         file.feed(consume)
 
     with _fifo("wb", write) as (path, finished):
-        answer = guard.ask(
-            restore_queries.copy_from(target, columns, str(path), file.options), f"loading {file.name}", timeout=seconds
-        )
+        request = restore_queries.copy_from(target, columns, str(path), file.options)
+        answer = _ask(guard, request, f"loading {file.name}", seconds)
         finished()
         return answer.row_count
 
@@ -124,9 +124,17 @@ def compare(
                 pass
 
     with _fifo("rb", read) as (path, finished):
-        options = EXPORT_OPTIONS[reader.format]
-        guard.ask(restore_queries.copy_out(source, columns, str(path), options), f"exporting {source}", timeout=seconds)
+        request = restore_queries.copy_out(source, columns, str(path), EXPORT_OPTIONS[reader.format])
+        _ask(guard, request, f"exporting {source}", seconds)
         finished()
+
+
+def _ask(guard: Guard, request: str, step: str, seconds: float) -> Answer:
+    try:
+        return guard.ask(request, step, timeout=seconds)
+    except BaseException:
+        guard.kill()  # Ctrl-C must not wait until psql has taken gigabytes
+        raise
 
 
 def _compare_streams(fifo: BinaryIO, columns: Sequence[str], names: Sequence[str], reader: FileReader) -> None:
@@ -203,11 +211,19 @@ def _fifo(mode: str, work: Callable[[BinaryIO], None]) -> Iterator[tuple[Path, C
             if failure:
                 raise failure[0]
 
-        try:
-            yield path, finished
-        finally:
+        def end() -> None:
             # psql may have failed before it opened its end: open it ourselves, so that the thread can go on and end
             while thread.is_alive():
                 with contextlib.suppress(OSError):
                     os.close(os.open(path, os.O_NONBLOCK | (os.O_RDONLY if mode == "wb" else os.O_WRONLY)))
                 thread.join(0.02)
+
+        try:
+            yield path, finished
+        except SessionFailed:
+            end()
+            if failure and mode == "wb":  # a file that ended too early explains whatever psql said
+                raise failure[0] from None
+            raise
+        finally:
+            end()

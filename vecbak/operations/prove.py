@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import re
 import tempfile
 import time
 import uuid
@@ -21,7 +22,7 @@ from vecbak import __version__
 from vecbak.backups import manifest as manifests
 from vecbak.backups.files import FileDamaged, amend_manifest
 from vecbak.backups.inventory import FoundBackup
-from vecbak.backups.manifest import Manifest, Proof
+from vecbak.backups.manifest import Manifest, Proof, TableEntry
 from vecbak.errors import BackupFailed, ConnectionFailed, VecbakError
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
@@ -29,7 +30,7 @@ from vecbak.operations.loading import Different, backup_file, compare, load
 from vecbak.operations.locking import begin
 from vecbak.operations.reading import FileReader, pg_restore_for
 from vecbak.postgres import restore_queries
-from vecbak.postgres.catalog import Server
+from vecbak.postgres.catalog import Server, Table
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.definitions import create_table, relocate
 from vecbak.postgres.guard import Guard
@@ -126,7 +127,7 @@ def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: Fil
     guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", "making a scratch schema")
     guard.ask(restore_queries.ONE_PROCESS, "pinning the order of rows")
     for label, entry in manifest.tables.items():
-        statements = [relocate(line, manifest.server, server) for line in create_table(entry.table, schema)]
+        statements = [relocate(line, manifest.server, server) for line in create_table(_bare(entry), schema)]
         guard.ask("\n".join(statements), f"making the table {label}")
         target = quote_name(schema, entry.table.name)
         job.progress.started(label, entry.rows)
@@ -144,12 +145,23 @@ def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: Fil
     return server
 
 
+def _bare(entry: TableEntry) -> Table:
+    """The columns that the files hold, without defaults: those may call functions that exist at the source alone."""
+    columns = tuple(
+        msgspec.structs.replace(column, default=None, identity="", collation=None)
+        for column in entry.table.columns
+        if column.name in entry.columns
+    )
+    return msgspec.structs.replace(entry.table, columns=columns, sequences=())
+
+
 @contextlib.contextmanager
 def _throw_away_server(manifest: Manifest) -> Iterator[Endpoint]:
     from vecbak.postgres.embedded import embedded_server
 
-    source = int(manifest.server.version.split(".")[0].split()[0])
-    major = min(EMBEDDED_MAJORS, key=lambda known: (abs(known - source), -known))
+    source = re.match(r"\d+", manifest.server.version)  # 16.4 (Debian 16.4-1), 18beta1
+    wanted = int(source.group()) if source else max(EMBEDDED_MAJORS)
+    major = min(EMBEDDED_MAJORS, key=lambda known: (abs(known - wanted), -known))
     with tempfile.TemporaryDirectory(prefix="vecbak-verify-", ignore_cleanup_errors=True) as name:
         try:
             with embedded_server(

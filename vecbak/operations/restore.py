@@ -29,7 +29,7 @@ from vecbak.operations.filling import Filling
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
 from vecbak.operations.saving import Locked, Saving, count_and_find_room, open_log
-from vecbak.operations.targets import Mode, Plan, Source
+from vecbak.operations.targets import Mode, Plan, Source, SourceTable
 from vecbak.operations.truncate import empty_tables
 from vecbak.postgres import restore_queries
 from vecbak.postgres.catalog import Server, Table
@@ -199,14 +199,13 @@ class RestoreRun:
         oids = guard.resolve(names)
         guard.claim(oids)
         facts = guard.facts(oids)
-        kept = self._kept_names()
         for table, target in zip(self.source.tables, facts.tables, strict=True):
             targets.check_target(target, server.user)
             targets.check_columns(table, target, self._type_here)
             new = table.target in missing
             rows = 0 if new else guard.count(target, timeout=timeouts.copy_seconds)
-            is_kept = table.label in kept or target.name in kept
-            self._plans.append(targets.make_plan(table, target, rows, mode=self.options.mode, kept=is_kept, new=new))
+            kept = self._is_kept(table)
+            self._plans.append(targets.make_plan(table, target, rows, mode=self.options.mode, kept=kept, new=new))
         emptied = {plan.table.oid for plan in self._plans if plan.empty}
         for plan in self._plans:
             if plan.empty:
@@ -232,7 +231,9 @@ class RestoreRun:
                     f"the table {tables[0].target} does not exist, and nothing records how it was",
                     "Make it first; langchain-postgres does so when it is used.",
                 )
-            guard.ask(f"CREATE SCHEMA IF NOT EXISTS {quote_identifier(schema)};", f"making the schema {schema}")
+            # IF NOT EXISTS would want the privilege to make one even where it exists
+            if not guard.ask_json(restore_queries.schema_exists(schema), f"looking for the schema {schema}"):
+                guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", f"making the schema {schema}")
         for table in tables:
             if table.definition and table.target.schema:
                 self._check_types(guard, table.definition)
@@ -253,12 +254,13 @@ class RestoreRun:
             return text
         return relocate(text, self._manifest.server, self._server)
 
-    def _kept_names(self) -> set[str]:
+    def _is_kept(self, table: SourceTable) -> bool:
+        """Whether vecbak never truncates it; the config may by now write it with its schema, or without."""
         tables = self.job.config.vector_tables
-        emptied = set(tables.truncated())
-        kept = [name for name in tables.supported() if name not in emptied]
-        labels = tables.labels()
-        return {labels[name] for name in kept} | {name.name for name in kept}
+        kept = set(tables.supported()) - set(tables.truncated())
+        by_label = {label: name in kept for name, label in tables.labels().items()}
+        named_so = [name in kept for name in tables.supported() if name.name == table.target.name]
+        return by_label.get(table.label, bool(named_so) and all(named_so))
 
     # back up, then fill
 

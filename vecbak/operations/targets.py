@@ -197,6 +197,27 @@ def in_load_order(plans: Sequence[Plan]) -> list[Plan]:
     return ordered
 
 
+def too_early(plans: Sequence[Plan]) -> list[tuple[Table, str]]:
+    """Foreign keys that are checked before the rows they point at are there, in a circle or within a table of several files.
+
+    Args:
+        plans: in the order in which they are loaded.
+    """
+    position = {plan.table.oid: number for number, plan in enumerate(plans)}
+    return [
+        (plan.table, constraint.name)
+        for number, plan in enumerate(plans)
+        for constraint in plan.table.constraints
+        if constraint.references is not None
+        and not constraint.deferrable
+        and plan.table.is_owner
+        and (
+            position.get(constraint.references, -1) > number
+            or (constraint.references == plan.table.oid and len(plan.source.files) > 1)
+        )
+    ]
+
+
 def pick_tables(source: Mapping[str, SourceTable], wanted: Sequence[TableName]) -> list[str]:
     """The labels that `--table` names.
 
@@ -208,10 +229,13 @@ def pick_tables(source: Mapping[str, SourceTable], wanted: Sequence[TableName]) 
         found = [
             label
             for label, table in source.items()
-            if parse_table_name(label) == name
-            or (name.schema in {None, table.target.schema} and table.target.name == name.name)
+            if parse_table_name(label) == name or (name.schema in _schemas(table) and table.target.name == name.name)
         ]
         if not found:
             raise UsageError(f"the backup does not hold the table {name}", f"It holds {', '.join(source)}.")
         picked += found
     return [label for label in source if label in picked] if wanted else list(source)
+
+
+def _schemas(table: SourceTable) -> set[str | None]:
+    return {None, table.target.schema, *([table.definition.schema] if table.definition else [])}

@@ -147,6 +147,7 @@ def _check_all(
             return (_check_schema(manifest, folder, known), *(item.result() for item in waiting))
         except BaseException:
             given_up.set()
+            pool.shutdown(cancel_futures=True)
             raise
 
 

@@ -34,11 +34,13 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
-    """One constraint; `kind` is pg_constraint.contype."""
+    """One constraint; `kind` is pg_constraint.contype, `references` the oid of the table that a foreign key points at."""
 
     name: str
     kind: str
     definition: str
+    deferrable: bool = False
+    references: int | None = None
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,12 +58,13 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sequence(msgspec.Struct, frozen=True, kw_only=True):
-    """A sequence owned by a column; `last_value` None if it was never used, or may not be read."""
+    """A sequence owned by a column; `last_value` None if it was never used, or may not be read; `options` as CREATE SEQUENCE has them."""
 
     schema: str
     name: str
     column: str
     last_value: int | None
+    options: str = ""
 
 
 class ForeignKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,7 +261,8 @@ _COLUMNS = _list(
     "a.attnum",
 )
 _CONSTRAINTS = _list(
-    "json_build_object('name', k.conname, 'kind', k.contype, 'definition', pg_get_constraintdef(k.oid))",
+    """json_build_object('name', k.conname, 'kind', k.contype, 'definition', pg_get_constraintdef(k.oid),
+        'deferrable', k.condeferrable, 'references', nullif(k.confrelid, 0)::bigint)""",
     "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f', 'c', 'x')",
     "k.conname",
 )
@@ -275,8 +279,11 @@ _INDEXES = _list(
 )
 _SEQUENCES = _list(
     """json_build_object('schema', sn.nspname, 'name', s.relname, 'column', a.attname, 'last_value',
-        CASE WHEN has_sequence_privilege(s.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.oid) END)""",
+        CASE WHEN has_sequence_privilege(s.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.oid) END,
+        'options', format('INCREMENT BY %s MINVALUE %s MAXVALUE %s START WITH %s CACHE %s%s', q.seqincrement, q.seqmin, q.seqmax,
+          q.seqstart, q.seqcache, CASE WHEN q.seqcycle THEN ' CYCLE' END))""",
     """pg_catalog.pg_depend d JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+        JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid
         JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
         JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
@@ -288,7 +295,7 @@ _TABLE = f"""json_build_object(
     'access_method', (SELECT amname FROM pg_catalog.pg_am WHERE oid = c.relam),
     'heap_pages', pg_relation_size(c.oid) / current_setting('block_size')::bigint, 'owner', pg_get_userbyid(c.relowner),
     'comment', obj_description(c.oid, 'pg_class'), 'can_select', has_table_privilege(c.oid, 'SELECT'),
-    'can_insert', has_table_privilege(c.oid, 'INSERT'), 'is_owner', pg_has_role(c.relowner, 'USAGE'),
+    'can_insert', has_table_privilege(c.oid, 'INSERT'), 'is_owner', pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE'),
     'is_partition', c.relispartition, 'references', {_REFERENCES}, 'primary_key', {_PRIMARY_KEY},
     'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
     'estimated_rows', c.reltuples::bigint, 'total_bytes', pg_total_relation_size(c.oid), 'table_bytes', pg_table_size(c.oid),

@@ -12,9 +12,17 @@ from vecbak.postgres.catalog import Column, Constraint, Index, Server, Table
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 
 _PART = r'(?:"(?:[^"]|"")+"|[^\s".(]+)'
-_INDEXED_TABLE = re.compile(rf" ON (ONLY )?{_PART}\.{_PART} USING ")
-_REFERENCED = re.compile(rf"( REFERENCES )({_PART})\.({_PART})(?=\()")
-_EXTENSION_OBJECT = r"(?=(?:vector|halfvec|sparsevec|bit_hamming_ops|bit_jaccard_ops)\b|(?:vector|halfvec|sparsevec)_)"
+# both from the beginning on: a quoted name may hold what looks like the rest
+_INDEXED_TABLE = re.compile(rf"\A(CREATE (?:UNIQUE )?INDEX {_PART} ON )(ONLY )?{_PART}\.{_PART}(?= USING )")
+_REFERENCED = re.compile(rf'\A(FOREIGN KEY \((?:[^"]|"(?:[^"]|"")+")+?\) REFERENCES )({_PART})\.({_PART})(?=\()')
+_QUALIFIED = re.compile(rf"({_PART})\.({_PART})")
+_SEQUENCE = re.compile(r"'((?:[^']|'')+)'::regclass")
+_TYPES = "(?:vector|halfvec|sparsevec)"
+_EXTENSION_OBJECT = (
+    rf"(?=(?:{_TYPES}|{_TYPES}_(?:l2_|ip_|cosine_|l1_)?ops|bit_(?:hamming|jaccard)_ops|vector_dims|vector_norm"
+    r"|l2_distance|inner_product|cosine_distance|l1_distance|hamming_distance|jaccard_distance|l2_norm|l2_normalize"
+    r"|binary_quantize|subvector)\b|(?:<->|<#>|<=>|<\+>|<~>|<%>)\))"
+)
 
 
 def relocate(text: str, source: Server, target: Server) -> str:
@@ -32,14 +40,17 @@ def create_table(table: Table, schema: str) -> list[str]:
         schema: where it is made.
     """
     name = quote_name(schema, table.name)
-    owned = {item.column: quote_name(schema, item.name) for item in table.sequences}
-    serial = {column: sequence for column, sequence in owned.items() if not _column(table, column).identity}
-    columns = ",\n  ".join(_column_definition(column, serial) for column in table.columns)
+    identity = {column.name for column in table.columns if column.identity}
+    serial = [sequence for sequence in table.sequences if sequence.column not in identity]
+    columns = ",\n  ".join(_column_definition(column, table, schema) for column in table.columns)
     comment = [f"COMMENT ON TABLE {name} IS {quote_literal(table.comment)};"] if table.comment else []
     return [
-        *(f"CREATE SEQUENCE {sequence};" for sequence in serial.values()),
+        *(f"CREATE SEQUENCE {quote_name(schema, item.name)} {item.options};" for item in serial),
         f"CREATE TABLE {name} (\n  {columns}\n);",
-        *(f"ALTER SEQUENCE {item} OWNED BY {name}.{quote_identifier(column)};" for column, item in serial.items()),
+        *(
+            f"ALTER SEQUENCE {quote_name(schema, item.name)} OWNED BY {name}.{quote_identifier(item.column)};"
+            for item in serial
+        ),
         *comment,
     ]
 
@@ -55,7 +66,7 @@ def add_constraint(table: Table, constraint: Constraint, schema: str, moved: Map
         old = (_unquote(match.group(2)), _unquote(match.group(3)))
         return match.group(1) + quote_name(moved.get(old, old[0]), old[1])
 
-    definition = _REFERENCED.sub(follow, constraint.definition) if constraint.kind == "f" else constraint.definition
+    definition = _REFERENCED.sub(follow, constraint.definition, count=1)
     return (
         f"ALTER TABLE {quote_name(schema, table.name)} ADD CONSTRAINT {quote_identifier(constraint.name)} {definition};"
     )
@@ -69,7 +80,9 @@ def create_index(table: Table, index: Index, schema: str, tablespaces: tuple[str
     """
     name = quote_name(schema, index.name)
     definition = _INDEXED_TABLE.sub(
-        lambda match: f" ON {match.group(1) or ''}{quote_name(schema, table.name)} USING ", index.definition, count=1
+        lambda match: f"{match.group(1)}{match.group(2) or ''}{quote_name(schema, table.name)}",
+        index.definition,
+        count=1,
     )
     tablespace = index.tablespace if index.tablespace in tablespaces else ""
     statements = [f"SET LOCAL default_tablespace = {quote_literal(tablespace or '')};", f"{definition};"]
@@ -84,11 +97,7 @@ def create_index(table: Table, index: Index, schema: str, tablespaces: tuple[str
     return statements
 
 
-def _column(table: Table, name: str) -> Column:
-    return next(column for column in table.columns if column.name == name)
-
-
-def _column_definition(column: Column, serial: Mapping[str, str]) -> str:
+def _column_definition(column: Column, table: Table, schema: str) -> str:
     words = [quote_identifier(column.name), column.type]
     if column.collation:
         words.append(f"COLLATE {column.collation}")
@@ -96,11 +105,23 @@ def _column_definition(column: Column, serial: Mapping[str, str]) -> str:
         words.append(f"GENERATED ALWAYS AS ({column.default}) {'VIRTUAL' if column.generated == 'v' else 'STORED'}")
     elif column.identity:
         words.append(f"GENERATED {'ALWAYS' if column.identity == 'a' else 'BY DEFAULT'} AS IDENTITY")
-    elif column.name in serial:
-        words.append(f"DEFAULT nextval({quote_literal(serial[column.name])}::regclass)")
+        words += [f"({item.options})" for item in table.sequences if item.column == column.name and item.options]
     elif column.default is not None:
-        words.append(f"DEFAULT {column.default}")
+        words.append(f"DEFAULT {_with_own_sequences(column.default, table, schema)}")
     return " ".join([*words, *(["NOT NULL"] if column.not_null else [])])
+
+
+def _with_own_sequences(default: str, table: Table, schema: str) -> str:
+    """A default that counts with the sequences that move with the table, not with those of the table that was."""
+    own = {(item.schema, item.name) for item in table.sequences}
+
+    def follow(match: re.Match[str]) -> str:
+        name = _QUALIFIED.fullmatch(match.group(1).replace("''", "'"))
+        if not name or (_unquote(name.group(1)), _unquote(name.group(2))) not in own:
+            return match.group()
+        return f"{quote_literal(quote_name(schema, _unquote(name.group(2))))}::regclass"
+
+    return _SEQUENCE.sub(follow, default)
 
 
 def _unquote(name: str) -> str:

@@ -47,6 +47,17 @@ ONE_PROCESS = "SET LOCAL max_parallel_workers_per_gather = 0;"
 
 TRANSACTION = "SELECT to_json(pg_current_xact_id()::text);"
 
+DEFER = "SET CONSTRAINTS ALL DEFERRED;"
+CHECK_NOW = "SET CONSTRAINTS ALL IMMEDIATE;"  # a table with checks still to come cannot get an index
+
+_NUMBERS = {"smallint", "integer", "bigint", "numeric"}
+
+
+def alter_foreign_key(table: Table, name: str, *, deferred: bool) -> str:
+    """Let a foreign key be checked when all rows are there; or as it was, at the end of each statement."""
+    timing = "DEFERRABLE INITIALLY DEFERRED" if deferred else "NOT DEFERRABLE"
+    return f"ALTER TABLE {table.sql} ALTER CONSTRAINT {quote_identifier(name)} {timing};"
+
 
 def drop_index(table: Table, index: Index) -> str:
     """DROP INDEX, never CASCADE."""
@@ -75,35 +86,47 @@ WHERE ROW({_listed("s", columns)})::text IS DISTINCT FROM ROW({_listed("t", colu
 
 
 def insert_missing(scratch: str, table: Table, columns: Sequence[str], *, skip_conflicts: bool) -> str:
-    """Insert the rows whose key is not there; without a primary key, those that are not there as they are.
+    """Insert the rows whose key is not there; without a primary key, as many of equal rows as there are too few.
 
     Args:
         skip_conflicts: leave out rows that break another unique constraint too.
     """
-    same = (
-        _same_key(table)
-        if table.primary_key
-        else f"ROW({_listed('s', columns)})::text = ROW({_listed('t', columns)})::text"
-    )
+    if table.primary_key:
+        missing = f"{scratch} s WHERE NOT EXISTS (SELECT FROM {table.source} t WHERE {_same_key(table)})"
+    else:
+        ours, theirs = (f"ROW({_listed(alias, columns)})::text" for alias in "rt")
+        missing = f"""(
+  SELECT r.*, {ours} AS "vecbak row", row_number() OVER (PARTITION BY {ours}) AS "vecbak number" FROM {scratch} r) s
+LEFT JOIN (SELECT {theirs} AS line, count(*) AS number FROM {table.source} t GROUP BY 1) t ON t.line = s."vecbak row"
+WHERE s."vecbak number" > coalesce(t.number, 0)"""
     names = ", ".join(quote_identifier(name) for name in columns)
     return (
-        f"INSERT INTO {table.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {_listed('s', columns)} FROM {scratch} s"
-        f" WHERE NOT EXISTS (SELECT FROM {table.source} t WHERE {same}){' ON CONFLICT DO NOTHING' if skip_conflicts else ''};"
+        f"INSERT INTO {table.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {_listed('s', columns)} FROM {missing}"
+        f"{' ON CONFLICT DO NOTHING' if skip_conflicts else ''};"
     )
 
 
 def advance_sequence(table: Table, sequence: OwnedSequence, at_least: int | None) -> str:
     """Set a sequence past the values in its column; never back. setval does not roll back, so it comes last.
 
+    A sequence may count down, and its column may hold texts made with it, or numbers out of its bounds.
+
     Args:
         at_least: where it stood when the backup was made.
     """
     name = quote_literal(quote_name(sequence.schema, sequence.name))
-    column = quote_identifier(sequence.column)
+    recorded = "NULL" if at_least is None else at_least
+    counted = any(column.name == sequence.column and column.type in _NUMBERS for column in table.columns)
+    value = f"{quote_identifier(sequence.column)}::numeric" if counted else "NULL::numeric"
     return f"""
-SELECT coalesce(json_agg(setval({name}::regclass, wanted.value)), '[]')
-FROM (SELECT greatest(max({column})::bigint, {"NULL" if at_least is None else at_least}) AS value FROM {table.source}) AS wanted
-WHERE has_sequence_privilege({name}::regclass, 'UPDATE') AND wanted.value > coalesce(pg_sequence_last_value({name}::regclass), 0);
+SELECT coalesce(json_agg(setval(s.id, s.wanted::bigint)), '[]') FROM (
+  SELECT q.seqrelid::regclass AS id, sign(q.seqincrement) AS direction, q.seqstart::numeric - q.seqincrement AS unused,
+    CASE WHEN q.seqincrement > 0 THEN least(greatest(v.highest, {recorded}), q.seqmax)
+      ELSE greatest(least(v.lowest, {recorded}), q.seqmin) END AS wanted
+  FROM pg_catalog.pg_sequence q, (SELECT max({value}) AS highest, min({value}) AS lowest FROM {table.source}) AS v
+  WHERE q.seqrelid = {name}::regclass) AS s
+WHERE has_sequence_privilege({name}::regclass, 'UPDATE')
+  AND s.direction * (s.wanted - coalesce(pg_sequence_last_value(s.id), s.unused)) > 0;
 """
 
 

@@ -279,7 +279,11 @@ class LocalRunner:
                 process.output.clear()
             return False
 
-        ended = process.exchange(b"", deadline, handed_over)
+        try:
+            ended = process.exchange(b"", deadline, handed_over)
+        except BaseException:  # of the consumer: nobody reads what it prints any more
+            process.stop()
+            raise
         code = process.wait(max(0.1, deadline - time.monotonic())) if ended else None
         in_time = code is not None
         code = process.stop() if code is None else code

@@ -483,3 +483,24 @@ def test_many_threads_may_run_programs_at_once(runner):
     for thread in threads:
         thread.join()
     assert sorted(codes) == list(range(16))
+
+
+def ended(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return not status.exists() or "\nState:\tZ" in status.read_text()
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_a_consumer_that_fails_ends_the_programs(runner, piped):
+    """Nobody reads them any more: they would wait for ever."""
+
+    def refuse(chunk: bytes) -> None:
+        raise BrokenPipeError
+
+    began = time.monotonic()
+    commands = [["yes"], ["cat"]] if piped else [["yes"]]
+    start = runner.pipe if piped else runner.run
+    with pytest.raises(BrokenPipeError):
+        start(*commands, timeout=PATIENCE, consume=refuse)
+    assert time.monotonic() - began < PATIENCE / 3
+    assert all(ended(process.pid) for process in runner._processes)

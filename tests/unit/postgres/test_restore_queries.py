@@ -1,0 +1,67 @@
+r"""The SQL of a restore: names quoted, never CASCADE, `\copy` on one line."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.examples import column, table
+from tests.unit.postgres.test_definitions import NAME, an_index
+from vecbak.postgres import restore_queries
+from vecbak.postgres.catalog import Sequence
+from vecbak.postgres.names import quote_identifier, quote_name
+
+
+@given(st.lists(NAME, min_size=1, max_size=3), NAME)
+def test_copies_are_one_line_with_quoted_names(columns, file):
+    names, quoted = ", ".join(map(quote_identifier, columns)), file.replace("'", "''")
+    assert restore_queries.copy_from('"s"."t"', columns, file, "format csv") == (
+        f'\\copy "s"."t" ({names}) from \'{quoted}\' with (format csv)'
+    )
+    assert restore_queries.copy_out('"s"."t"', columns, file, "format binary") == (
+        f'\\copy (SELECT {names} FROM ONLY "s"."t") to \'{quoted}\' with (format binary)'
+    )
+
+
+def test_an_index_is_never_dropped_with_what_depends_on_it():
+    dropped = restore_queries.drop_index(table(schema='o"dd'), an_index("", name="i x"))
+    assert dropped == 'DROP INDEX "o""dd"."i x" RESTRICT;'
+
+
+def test_a_lock_is_asked_for_without_ending_psql():
+    made = restore_queries.lock_exclusively([table("a"), table("b")], 0.1)
+    assert 'LOCK TABLE "public"."a", "public"."b" IN ACCESS EXCLUSIVE MODE;' in made
+    assert made.startswith("SET LOCAL lock_timeout = '100ms';\nSAVEPOINT vecbak_exclusive;\n\\set ON_ERROR_STOP off")
+
+
+def test_rows_are_the_same_by_their_key_if_there_is_one():
+    keyed = table(primary_key=("id",))
+    made = restore_queries.insert_missing("pg_temp.x", keyed, ("id", "text"), skip_conflicts=True)
+    assert (
+        'WHERE NOT EXISTS (SELECT FROM ONLY "public"."items" t WHERE s."id" = t."id") ON CONFLICT DO NOTHING;' in made
+    )
+    assert "OVERRIDING SYSTEM VALUE" in made
+    made = restore_queries.insert_missing("pg_temp.x", keyed, ("id", "text"), skip_conflicts=False)
+    assert "ON CONFLICT" not in made
+
+
+def test_equal_rows_without_a_key_are_counted():
+    made = restore_queries.insert_missing("pg_temp.x", table(), ("id",), skip_conflicts=False)
+    assert 'row_number() OVER (PARTITION BY ROW(r."id")::text)' in made
+    assert "coalesce(t.number, 0)" in made
+
+
+def test_the_largest_value_is_asked_of_numbers_alone():
+    sequence = Sequence(schema="public", name="s", column="id", last_value=None)
+    numbers = table(columns=(column("id", type="bigint"),))
+    assert 'max("id"::numeric)' in restore_queries.advance_sequence(numbers, sequence, None)
+    assert "max(NULL::numeric)" in restore_queries.advance_sequence(table(), sequence, 7)
+    assert "greatest(v.highest, 7)" in restore_queries.advance_sequence(table(), sequence, 7)
+
+
+def test_a_foreign_key_is_deferred_and_brought_back():
+    first = restore_queries.alter_foreign_key(table(), 'f"k', deferred=True)
+    assert (
+        first == f'ALTER TABLE {quote_name("public", "items")} ALTER CONSTRAINT "f""k" DEFERRABLE INITIALLY DEFERRED;'
+    )
+    assert restore_queries.alter_foreign_key(table(), "k", deferred=False).endswith('"k" NOT DEFERRABLE;')

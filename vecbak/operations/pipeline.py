@@ -66,9 +66,10 @@ def load_and_watch(
         interrupts.release()  # held since COMMIT: the load may be interrupted again
         code = run()
         failure = _failure(code)
+        interrupts.hold()  # from here on the old vectors come back, or it is told why not
     except Interrupted as error:
+        # held since it was raised
         interrupt, code, failure = error, 128 + error.signum, f"was interrupted by {error}"
-    interrupts.hold()  # from here on the old vectors come back, or it is told why not
     code = 128 - code if code < 0 else code
     watched = on_failure == "restore" and managed.result.backup_performed
     if watched and failure is None and not allow_empty and (empty := _left_empty(job, managed)):

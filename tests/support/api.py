@@ -81,7 +81,7 @@ def serving(workspace: Workspace, *, token: str | None = TOKEN, send: str | None
     finally:
         process.kill()
         process.wait()
-    assert "Traceback" not in log.read_text()
+    assert not [line for line in log.read_text().splitlines() if line.startswith("Traceback")], log.read_text()
 
 
 def _url(process: subprocess.Popen[bytes], log: Any) -> str:

@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -63,6 +64,8 @@ class LogBook:
             OSError: it cannot be written.
         """
         path = folder / name
+        if path == self.path:
+            return
         handler = _file_handler(path, self.mask, logging.DEBUG if self._verbosity > 0 else logging.INFO)
         handler.addFilter(lambda record: record.levelno >= handler.level)  # what was kept in memory too
         self._memory.setTarget(handler)
@@ -70,6 +73,11 @@ class LogBook:
         _log.removeHandler(self._memory)
         _log.addHandler(handler)
         self.path, self._file = path, handler
+
+    def keep_nothing(self) -> None:
+        """For a process that has no folder of its own and runs for long: lines are not kept for a file."""
+        _log.removeHandler(self._memory)
+        self._memory.close()
 
     def record(self, text: str, level: int = logging.WARNING) -> None:
         """Write to the log file alone; nothing if there is none."""
@@ -95,12 +103,16 @@ class FolderLog:
         self._mask = mask
 
     def open(self, folder: Path) -> None:
-        """Write from now on to the log of this folder.
+        """Write what this thread tells from now on to the log of this folder; again for the same run: nothing.
 
         Raises:
             OSError: it cannot be written.
         """
+        if self._handler:
+            return
         self._handler = _file_handler(folder / self._name, lambda text: str(self._mask(text)), logging.INFO)
+        thread = threading.get_ident()
+        self._handler.addFilter(lambda record: record.thread == thread)  # other tasks' lines are not this one's
         _log.addHandler(self._handler)
 
     def close(self) -> None:

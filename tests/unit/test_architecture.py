@@ -104,6 +104,16 @@ def test_backups_know_of_postgres_only_names_and_catalog(module):
     assert all(name.startswith(("vecbak.postgres.catalog", "vecbak.postgres.names")) for name in postgres)
 
 
+@pytest.mark.parametrize("module", sorted(below("server")))
+def test_the_server_knows_no_command_line(module):
+    assert not imports_any(module, "click", "vecbak.cli", "sh")
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - set(below("server"))))
+def test_only_the_server_imports_its_framework(module):
+    assert not imports_any(module, "fastapi", "starlette", "uvicorn", "pydantic")
+
+
 def test_the_config_starts_nothing():
     for module in ("config.py", "config_file.py"):
         assert not imports_any(module, "vecbak.operations", "vecbak.backups.files", "vecbak.cli", "vecbak.report")

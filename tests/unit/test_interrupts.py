@@ -52,6 +52,48 @@ def test_nohup_stays_nohup():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
+# a run in a thread of its own
+
+
+def test_a_run_that_was_asked_to_end_finds_out_once():
+    scope = interrupts.Scope()
+    with scope.entered():
+        interrupts.check()
+        assert scope.ask(signal.SIGTERM)
+        with pytest.raises(Interrupted) as caught:
+            interrupts.check()
+        interrupts.check()
+        assert not scope.ask(signal.SIGTERM)
+        interrupts.check()
+    assert caught.value.signum == signal.SIGTERM
+
+
+def test_a_run_that_commits_is_left_alone_until_it_lets_go():
+    scope = interrupts.Scope()
+    with scope.entered():
+        interrupts.hold()
+        assert not scope.ask(signal.SIGTERM)
+        interrupts.check()
+        with pytest.raises(Interrupted):
+            interrupts.release()
+
+
+def test_a_run_that_was_asked_to_end_does_not_begin_to_commit():
+    scope = interrupts.Scope()
+    with scope.entered():
+        scope.ask(signal.SIGINT)
+        with pytest.raises(Interrupted):
+            interrupts.hold()
+
+
+def test_one_runs_end_is_no_other_ones():
+    interrupts.install()
+    scope = interrupts.Scope()
+    scope.ask(signal.SIGTERM)
+    interrupts.check()
+    assert interrupts.pending() is None
+
+
 def test_nothing_is_pending_after_install():
     interrupts.install()
     interrupts.hold()

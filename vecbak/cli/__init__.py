@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from vecbak import __version__, interrupts
-from vecbak.cli import backup, completion, demo, doctor, looking, pipeline, prune, restore, verify
+from vecbak.cli import backup, completion, demo, doctor, looking, pipeline, prune, restore, serve, verify
 from vecbak.cli.boundary import Boundary, Settings
 
 
@@ -34,7 +34,7 @@ def cli(ctx: click.Context, verbose: int, quiet: bool) -> None:
     ctx.ensure_object(Settings).verbosity = -1 if quiet else min(verbose, 1)
 
 
-for _module in (looking, doctor, backup, verify, restore, prune, pipeline, demo, completion):
+for _module in (looking, doctor, backup, verify, restore, prune, pipeline, serve, demo, completion):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -13,7 +13,6 @@ from vecbak.cli.options import find_undamaged, load, open_job, options
 from vecbak.errors import Declined, UsageError
 
 if TYPE_CHECKING:
-    from vecbak.config import LoadedConfig
     from vecbak.operations.targets import Mode
     from vecbak.postgres.names import TableName
 
@@ -87,6 +86,7 @@ def _run(
     from vecbak import report
     from vecbak.operations.csv_pair import pair_source
     from vecbak.operations.dry_restore import planned_restore
+    from vecbak.operations.opening import folder_of_backup
     from vecbak.operations.preview import preview_of
     from vecbak.operations.prove import file_reader
     from vecbak.operations.restore import RestoreOptions
@@ -101,7 +101,7 @@ def _run(
     found = find_undamaged(backup, loaded, task_id, output_dir) if backup is not None else None
     folder: str | Path | None = output_dir
     if output_dir is None and task_id is None:
-        folder = _folder_of(found.path if found else Path((csv_pair or ("", ""))[1]).absolute(), loaded)
+        folder = folder_of_backup(found.path if found else Path((csv_pair or ("", ""))[1]).absolute(), loaded)
     with open_job(settings, loaded, task_id, folder, as_json=as_json) as job:
         if found:
             reader = file_reader(job, found.manifest, found.path.parent)
@@ -150,13 +150,6 @@ def _schema(text: str | None) -> str | None:
     if name.schema is not None:
         raise UsageError("--into-schema names one schema, without a dot", "Put an odd name into double quotes.")
     return name.name
-
-
-def _folder_of(file: Path, loaded: LoadedConfig) -> Path | None:
-    """The output directory that a backup's file is in, so that a safety backup goes beside it; None if it is in none."""
-    below = Path(loaded.config.backup.backup_directory).parts
-    folder = file.parent
-    return Path(*folder.parts[: -len(below)]) if folder.parts[-len(below) :] == below else None
 
 
 COMMANDS = (restore,)

@@ -51,6 +51,13 @@ def task_folder(loaded: LoadedConfig, task_id: str, output_dir: str | Path | Non
     return Path(output_dir).expanduser().absolute()
 
 
+def folder_of_backup(file: Path, loaded: LoadedConfig) -> Path | None:
+    """The output directory that a backup's file is in, so that a safety backup goes beside it; None if it is in none."""
+    below = Path(loaded.config.backup.backup_directory).parts
+    folder = file.parent
+    return Path(*folder.parts[: -len(below)]) if folder.parts[-len(below) :] == below else None
+
+
 @contextlib.contextmanager
 def open_endpoint(loaded: LoadedConfig) -> Iterator[Endpoint]:
     """The config's database; an embedded server runs as long as the context.

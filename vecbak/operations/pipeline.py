@@ -67,11 +67,13 @@ def load_and_watch(
         interrupts.release()  # held since COMMIT: the load may be interrupted again
         code = run()
         failure = _failure(code)
+        interrupts.hold()  # from here on the old vectors come back, or it is told why not
     except Interrupted as error:
+        # held since it was raised
         raised, code, failure = error, 128 + error.signum, f"was interrupted by {error}"
     except Exception as error:  # noqa: BLE001 - raised again when the old vectors are back
+        interrupts.hold()
         raised, code, failure = error, ExitCode.BUG, f"could not be run: {error}"
-    interrupts.hold()  # from here on the old vectors come back, or it is told why not
     code = 128 - code if code < 0 else code
     if watched and failure is None and not allow_empty and (empty := _left_empty(job, managed)):
         code, failure = LEFT_EMPTY, f"succeeded, but left {', '.join(empty)} empty"

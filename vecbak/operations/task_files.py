@@ -2,13 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vecbak.errors import Busy
+
 log = logging.getLogger(__name__)
+
+CONFIG, RESULT = "task_config.json", "task_result.json"
+_LOCK = ".task.lock"  # held as long as its run lives, flock(2): its end cannot be missed
+
+
+@contextlib.contextmanager
+def claim_task(folder: Path, config: dict[str, Any]) -> Iterator[None]:
+    """Write `task_config.json`; to the end of the context the task runs. What came out last time is removed.
+
+    Raises:
+        Busy: another run works in this folder.
+    """
+    with contextlib.ExitStack() as stack:
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another run works on the task in {folder}", "Wait for its end.") from None
+        with contextlib.suppress(FileNotFoundError):
+            (folder / RESULT).unlink()
+        write_task_file(folder, CONFIG, config)
+        yield
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a run works there now."""
+    try:
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def write_task_file(folder: Path, name: str, document: dict[str, Any]) -> None:

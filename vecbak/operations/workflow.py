@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -15,7 +16,7 @@ from vecbak.operations.job import Job
 from vecbak.operations.management import NOT_ASKED, Managed, manage_vectors
 from vecbak.operations.pipeline import TIMED_OUT, Loaded, OnFailure, check_command, load_and_watch
 from vecbak.operations.saving import open_log
-from vecbak.operations.task_files import write_task_file
+from vecbak.operations.task_files import RESULT, claim_task, write_task_file
 from vecbak.postgres.runner import ProgramTimeout
 from vecbak.results import Result
 
@@ -71,25 +72,37 @@ class WorkflowResult(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
 
 
-def run_workflow(job: Job, options: WorkflowOptions) -> WorkflowResult:
+def run_workflow(
+    job: Job, options: WorkflowOptions, watch: Callable[[WorkflowRun], None] = lambda _: None
+) -> WorkflowResult:
     """Run the steps; a failed one ends the run.
 
+    Args:
+        watch: is handed the run, so that another thread can ask how far it is.
+
     Raises:
+        Busy: another run works in the same folder.
         UsageError: there is no such step, or none at all.
         VecbakError: the vectors could not be managed, or not brought back; `result` is the WorkflowResult.
         Interrupted: the step was ended, and the vectors brought back if that was asked for.
     """
     run = WorkflowRun(job, options)
-    try:
-        run.execute()
-    except (VecbakError, Interrupted) as error:
-        run.end(error)
-        raise
-    return run.end(None)
+    watch(run)
+    with contextlib.ExitStack() as claim:
+        try:
+            run.execute(claim)
+        except (VecbakError, Interrupted) as error:
+            run.end(error)
+            raise
+        return run.end(None)
 
 
 class WorkflowRun:
-    """One run: what is known so far, and the steps that add to it."""
+    """One run: what is known so far, and the steps that add to it.
+
+    Attributes:
+        current: the name of the step that runs now.
+    """
 
     def __init__(self, job: Job, options: WorkflowOptions) -> None:
         self.job = job
@@ -101,6 +114,8 @@ class WorkflowRun:
         self._managed = Managed(Result(task_id=job.task_id, note=NOT_ASKED), {})
         self._loaded: Loaded | None = None
         self._exit_code = 0
+        self._claimed = False
+        self.current: str | None = None
 
     def result(self) -> WorkflowResult:
         """What happened so far."""
@@ -119,19 +134,24 @@ class WorkflowRun:
             duration=round(time.monotonic() - self._began, 3),
         )
 
-    def execute(self) -> None:
-        """The steps, in order."""
+    def execute(self, claim: contextlib.ExitStack) -> None:
+        """The steps, in order.
+
+        Args:
+            claim: is given what holds the task; to be closed after `end`.
+        """
         steps = self._wanted()
         for step in steps:
             check_command(step.command)
         backup, truncate = self._wanted_management()
         open_log(self.job)
-        write_task_file(
-            self.job.output_dir, "task_config.json", {"task_id": self.job.task_id, **msgspec.to_builtins(self.options)}
-        )
+        asked = {"task_id": self.job.task_id, **msgspec.to_builtins(self.options)}
+        claim.enter_context(claim_task(self.job.output_dir, asked))
+        self._claimed = True
         managed = False
         for step in steps:
             is_load = step.name == TRAINING_LOAD
+            self.current = step.name
             if is_load:
                 managed = True
                 self._manage(backup, truncate)
@@ -163,8 +183,8 @@ class WorkflowRun:
         result = self.result()
         if error is not None:
             error.result = result
-        if not isinstance(error, UsageError):
-            write_task_file(self.job.output_dir, "task_result.json", result.to_dict())
+        if self._claimed:
+            write_task_file(self.job.output_dir, RESULT, result.to_dict())
         return result
 
     def _wanted(self) -> Sequence[Step]:
@@ -182,7 +202,8 @@ class WorkflowRun:
         return found
 
     def _wanted_management(self) -> tuple[bool, bool]:
-        asked = self.options.backup_vector_tables or self.options.truncate_vector_tables
+        options = self.options
+        asked = options.backup_vector_tables or options.truncate_vector_tables or options.skip_training_load
         if self.options.step_name in {None, TRAINING_LOAD}:
             return self.options.backup_vector_tables, self.options.truncate_vector_tables
         if asked:

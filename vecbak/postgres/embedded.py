@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from vecbak.errors import ConnectionFailed, Refused
 from vecbak.postgres.connection import Endpoint
 
 DEFAULT_MAJOR = 18
+
+_users: Counter[Path] = Counter()  # of this process, by data folder: the last one stops the server
+_lock = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -36,7 +41,9 @@ def embedded_server(
     pgserver = _import()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        server = pgserver.get_server(folder, postgres_version=_major_of(folder, major))
+        with _lock:
+            server = pgserver.get_server(folder, postgres_version=_major_of(folder, major))
+            _users[folder] += 1
     except Exception as error:  # noqa: BLE001 - pgserver raises what its programs gave it
         raise ConnectionFailed(
             f"the embedded server in {folder} does not start: {type(error).__name__}",
@@ -54,7 +61,10 @@ def embedded_server(
     try:
         yield Endpoint(parameters, None, Path(server.bin_path))
     finally:
-        server.cleanup()
+        with _lock:
+            _users[folder] -= 1
+            if not _users[folder]:
+                server.cleanup()
 
 
 def _major_of(folder: Path, new: int) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 
 import sh
 
+from vecbak import interrupts
 from vecbak.errors import ExitCode, VecbakError
 
 GRACE_SECONDS = 5.0
@@ -54,6 +55,7 @@ class Process:
         source: int | None = None,
         attached: bool = False,
     ) -> None:
+        interrupts.check()
         self.output = bytearray()
         self.errors = bytearray()
         self._closing = threading.Lock()
@@ -174,6 +176,9 @@ class Process:
 
         Returns:
             False if the deadline came first. `output` and `errors` (its last MiB) have grown.
+
+        Raises:
+            Interrupted: this run was asked to end.
         """
         buffers = {self.stdout: self.output, self.stderr: self.errors}
         with selectors.DefaultSelector() as selector:
@@ -201,6 +206,7 @@ class Process:
                     del self.errors[:-KEPT_OUTPUT_BYTES]
                 if enough():
                     return True
+        interrupts.check()  # if its streams ended because we are to end, say that and not what broke
         return True
 
     def _write_some(self, request: bytes) -> bytes:

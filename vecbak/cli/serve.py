@@ -1,0 +1,50 @@
+"""`vecbak serve`."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from vecbak.cli.boundary import Settings
+from vecbak.cli.options import load, options
+from vecbak.errors import UsageError
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Other than loopback: only with a token.")
+@click.option("--port", default=8484, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
+@options("config")
+@click.pass_obj
+def serve(settings: Settings, host: str, port: int, config: str | None) -> None:
+    """Serve the HTTP API; /docs describes it (extra `vecbak[api]`).
+
+    Every request needs the bearer token in $VECBAK_API_TOKEN. Without one the server binds to loopback only, and neither
+    truncates nor restores. A signal ends what runs in order; every row stays in its table or is in a backup.
+
+    \b
+    Example:
+      vecbak serve
+      VECBAK_API_TOKEN=… vecbak serve --host 0.0.0.0
+    """
+    from vecbak import report
+    from vecbak.operations.management import MARKER
+
+    loaded = load(config)
+    token = os.environ.pop("VECBAK_API_TOKEN", "")  # no step, hook or program is told
+    os.environ.pop(MARKER, None)  # what a pipeline did that started us is not what the tasks do
+    try:
+        from vecbak.server.serving import serve as serve_until_signal
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"`vecbak serve` needs the extra `api`, which is not installed ({error.name} is missing)",
+            "pip install 'vecbak[api]'",
+        ) from None
+    settings.start_log(as_json=False).keep_nothing()
+    signum = serve_until_signal(
+        loaded, host, port, token, lambda url: report.show_line(f"vecbak listens on {url}; its API is at {url}/docs")
+    )
+    click.get_current_context().exit(128 + signum if signum else 0)
+
+
+COMMANDS = (serve,)

@@ -110,6 +110,7 @@ class BackupRun:
             self._save_and_truncate(locked)
         except BaseException:
             self.job.runner.stop_all()
+            interrupts.check()  # what broke because we are to end is no failure of its own
             raise
         finally:
             guard.close()

@@ -12,11 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.end_to_end.test_pipeline import ALL, EMBEDDING, load, python, with_steps
+from tests.end_to_end.test_pipeline import ALL, EMBEDDING, python, with_steps
 from tests.end_to_end.test_restore import both
 from tests.support.api import PREFIX, TOKEN, Api, serving
 from tests.support.command import VECBAK, environment, vecbak
-from tests.support.server import Database
+from tests.support.programs import slow_pg_dump
+from tests.support.server import Database, bin_folder
 from tests.support.workspace import Workspace
 
 STATUS_BY_BODY = [
@@ -37,9 +38,10 @@ STATUS_BY_BODY = [
 @pytest.fixture
 def workspace(tmp_path, filled18: Database) -> Workspace:
     workspace = Workspace(tmp_path, filled18)
-    python(workspace, "load.py", "insert('new')")
     workspace.save(tasks_directory="tasks")
-    with_steps(workspace, *ALL)
+    insert = f"INSERT INTO {EMBEDDING} (id, document) SELECT 'new-' || n, 'new' FROM generate_series(1, 5) n"
+    psql = [str(bin_folder(18) / "psql"), "-Xq", "-d", filled18.socket_dsn, "-c", insert]
+    with_steps(workspace, *ALL, load_command=psql)
     return workspace
 
 
@@ -176,6 +178,10 @@ def test_invalid_bodies(workspace: Workspace, api: Api):
         problem(answer, status)
         assert "elsewhere" not in answer.text
     problem(api.client.post(f"{PREFIX}/vector/backup", content=b"{", headers={"content-type": "application/json"}), 400)
+    json = {"content-type": "application/json"}
+    for content in (b'{"\\ud800": 1}', b'{"task_id": "\\ud800"}', b"\xff\xfe", b"[" * 60000, b'{"task_id": NaN}', b""):
+        answer = api.client.post(f"{PREFIX}/vector/backup", content=content, headers=json)
+        assert answer.status_code in {400, 422}, (content, answer.text)
     assert not (workspace.folder / "tasks").exists()
 
 
@@ -203,7 +209,7 @@ def test_a_database_that_is_away(workspace: Workspace):
 
 
 def test_it_does_not_wait_if_asked(workspace: Workspace):
-    python(workspace, "load.py", "time.sleep(1); insert('new')")
+    with_steps(workspace, *ALL, load_command=python(workspace, "load.py", "time.sleep(1); insert('new')"))
     with serving(workspace) as api:
         answer = api.execute("poll", wait=False, truncate_vector_tables=True)
         assert answer.status_code == 202
@@ -262,7 +268,7 @@ def test_children_know_neither_the_token_nor_other_pipelines(workspace: Workspac
 
 
 def test_a_run_inside_a_task_does_it_once(workspace: Workspace):
-    inner = [str(VECBAK), "run", "--truncate-vector-tables", "--output-dir", "inner", "--", *load(workspace)]
+    inner = [str(VECBAK), "run", "--truncate-vector-tables", "--output-dir", "inner", "--", "true"]
     with_steps(workspace, *ALL, load_command=inner)
     with serving(workspace) as api:
         assert api.execute("outer", truncate_vector_tables=True).json()["success"] is True
@@ -384,7 +390,7 @@ def _answer(api: Api) -> httpx.Response | None:
 
 
 def test_a_load_is_ended_too(workspace: Workspace):
-    python(workspace, "load.py", "open('loading', 'w'); time.sleep(60)")
+    with_steps(workspace, *ALL, load_command=python(workspace, "load.py", "open('loading', 'w'); time.sleep(60)"))
     with serving(workspace) as api:
         api.execute("loading", wait=False, backup_vector_tables=True)
         deadline = time.monotonic() + 30
@@ -398,6 +404,23 @@ def test_a_load_is_ended_too(workspace: Workspace):
         known = api.state("loading")
         assert known["state"] == "interrupted"
         assert known["steps"][-1]["status"] == "failed"
+
+
+def test_a_backup_is_ended_and_leaves_nothing(workspace: Workspace):
+    workspace.save(connection={"bin_dir": str(slow_pg_dump(workspace.folder, seconds=60))})
+    with serving(workspace) as api, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(api.backup, "slow", truncate_vector_tables=True)
+        deadline = time.monotonic() + 30
+        while not list((folder(workspace, "slow") / "vector_bak").glob("*.csv")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert api.end(signal.SIGINT) == 130
+        assert problem(answer.result(), 503)["exit_code"] == 130
+    names = {path.name for path in (folder(workspace, "slow") / "vector_bak").iterdir()}
+    assert names <= {"vector_backup_log.txt"}
+    assert workspace.database.count(EMBEDDING) == 62
+    with serving(workspace) as api:
+        assert (api.state("slow")["state"], api.state("slow")["operation"]) == ("interrupted", "backup")
 
 
 # its own description

@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -149,6 +150,7 @@ class Draft:
         self._written: dict[Path, int] = {}
         self._finished: dict[Path, Identity] = {}
         self._published = False
+        self._creating = threading.Lock()
 
     @property
     def manifest_path(self) -> Path:
@@ -158,8 +160,11 @@ class Draft:
     def create(self, name: str) -> str:
         """Create the empty `.tmp` of a file, for a program to write into; returns its name."""
         path = self.folder / (name + self._suffix)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self._written[path] = descriptor
+        with self._creating:
+            if self._claim < 0:  # a thread that an interrupt overtook while it was being started
+                raise FileDamaged(f"{path.name} was not begun: the run has ended")
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self._written[path] = descriptor
         return path.name
 
     def finish(self, name: str, check: ContentCheck | None = None) -> FinishedFile:
@@ -227,22 +232,23 @@ class Draft:
 
     def close(self) -> None:
         """End the run's claim; if the backup was not published, remove every file of it."""
+        with self._creating:
+            claim, self._claim = self._claim, -1
         for path, descriptor in self._written.items():
             self._remove(path, os.fstat(descriptor))
             os.close(descriptor)
         self._written.clear()
-        if self._claim < 0:
+        if claim < 0:
             return
         if not self._published:
             for path, identity in self._finished.items():
                 with contextlib.suppress(OSError):
                     if Identity.of(os.lstat(path)) == identity:  # what was changed since is evidence, or not ours
                         path.unlink()
-            self._remove(self.folder / (manifest_name(self.backup_id) + self._suffix), os.fstat(self._claim))
+            self._remove(self.folder / (manifest_name(self.backup_id) + self._suffix), os.fstat(claim))
             with contextlib.suppress(OSError):
                 sync_folder(self.folder)
-        os.close(self._claim)
-        self._claim = -1
+        os.close(claim)
 
     def _remove(self, path: Path, ours: os.stat_result) -> None:
         # a file that somebody else put there is not ours to remove

@@ -112,6 +112,7 @@ class BackupRun:
             self._save_and_truncate(locked)
         except BaseException:
             self.job.runner.stop_all()
+            interrupts.check()  # what broke because we are to end is no failure of its own
             raise
         finally:
             guard.close()
@@ -179,7 +180,6 @@ class BackupRun:
         began = time.monotonic()
         try:
             truncated = empty_tables(self.job, locked.guard, verified, tables)
-            reach("truncated")
             interrupts.hold()  # half a COMMIT cannot be reported, and half a record is none
             commit_truncate(self.job, locked.guard, locked.installation, truncated)
             reach("committed")

@@ -174,6 +174,7 @@ class RestoreRun:
         except BaseException as error:
             self.job.runner.stop_all()
             self._record(error)
+            interrupts.check()  # what broke because we are to end is no failure of its own
             raise
         finally:
             guard.close()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from vecbak.backups.files import FileDamaged
 from vecbak.backups.verified import VerifiedBackup
+from vecbak.checkpoints import reach
 from vecbak.errors import BackupFailed, TruncateFailed, TruncateUnknown
 from vecbak.operations.committing import commit
 from vecbak.operations.job import Job
@@ -44,6 +45,7 @@ def empty_tables(job: Job, guard: Guard, backup: VerifiedBackup, tables: Mapping
             "Find out why the server ended the session (its log), then run vecbak again.",
             output=error.output,
         ) from None
+    reach("truncated")
     _check_untouched(backup)
     return truncated
 

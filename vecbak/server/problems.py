@@ -154,10 +154,18 @@ def install_handlers(app: FastAPI) -> None:
 
 def _validation_problem(error: RequestValidationError) -> Problem:
     found = error.errors()
-    errors = [{"location": ".".join(str(part) for part in item["loc"]), "message": str(item["msg"])} for item in found]
+    errors = [
+        {"location": _printable(".".join(map(str, item["loc"]))), "message": _printable(str(item["msg"]))}
+        for item in found
+    ]
     status = 422 if any(_is_wrong_type(item) for item in found) else 400
     detail = "; ".join(f"{item['location']}: {item['message']}" for item in errors)
     return Problem(status, detail, "The fields and their types are at /docs.", "invalid", {"errors": errors})
+
+
+def _printable(text: str) -> str:
+    """What can be sent back, whatever names a client made up: no lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_wrong_type(item: Mapping[str, Any]) -> bool:

@@ -525,3 +525,10 @@ def test_harm_between_hash_and_rename_is_found(tmp_path, monkeypatch, harm):
     monkeypatch.undo()
     draft.close()
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_thread_that_comes_late_creates_nothing(draft, tmp_path):
+    draft.close()
+    with pytest.raises(FileDamaged, match="the run has ended"):
+        draft.create(CSV)
+    assert names_in(tmp_path) == []

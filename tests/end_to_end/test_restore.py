@@ -248,6 +248,7 @@ def test_an_index_that_cannot_be_built_again_leaves_everything_as_before(tmp_pat
     done = workspace.run("restore", "latest", "--mode", "replace")
     assert done.code == 8
     assert "building the index g" in done.stderr
+    assert "one process" not in done.stderr  # only what ran out of room is tried again
     assert database18.fetch("SELECT t::text FROM t") == before
     assert database18.value("SELECT indisvalid FROM pg_index WHERE indexrelid = 'g'::regclass")
 
@@ -339,6 +340,18 @@ def test_a_trigger_that_swallows_rows_is_noticed(truncated: Workspace):
         CREATE TRIGGER swallow BEFORE INSERT ON {EMBEDDING} FOR EACH ROW EXECUTE FUNCTION swallow()""")
     done = truncated.run("restore", "latest")
     assert done.code == 8
+    assert truncated.database.count(EMBEDDING) == 0
+
+
+def test_a_trigger_that_removes_rows_again_is_noticed(truncated: Workspace):
+    """psql's own count does not know of it."""
+    truncated.database.execute(f"""
+        CREATE FUNCTION remove() RETURNS trigger LANGUAGE plpgsql AS
+          'BEGIN DELETE FROM public.{EMBEDDING} WHERE id = ''doc-7''; RETURN NULL; END';
+        CREATE TRIGGER remove AFTER INSERT ON {EMBEDDING} EXECUTE FUNCTION remove()""")
+    done = truncated.run("restore", "latest")
+    assert done.code == 8
+    assert "holds 61 rows after 62 were loaded into 0" in done.stderr
     assert truncated.database.count(EMBEDDING) == 0
 
 

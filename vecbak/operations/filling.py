@@ -121,6 +121,10 @@ class Filling:
         self._guard.ask(restore_queries.scratch_table(scratch, plan.table, columns), step)
         scratch = f"pg_temp.{scratch}"
         self._load(plan, scratch)
+        return self._insert_missing(plan, scratch, step)
+
+    def _insert_missing(self, plan: Plan, scratch: str, step: str) -> int:
+        columns = plan.source.columns
         if plan.how == "merge" and plan.table.primary_key:
             found = self._guard.ask_json(
                 restore_queries.conflicts(scratch, plan.table, columns), step, timeout=self._seconds

@@ -36,6 +36,11 @@ class SourceTable:
     files: tuple[SourceFile, ...]
     definition: Table | None
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether the files hold some of the table's rows alone: then nothing may empty the table for them."""
+        return self.definition is not None and bool(self.definition.condition)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -69,6 +74,7 @@ class Plan:
         empty: TRUNCATE it first.
         rebuild: indexes to drop before, and to build again after.
         new: it was made by this restore.
+        delete: delete the rows that `table` means first, and no others.
     """
 
     source: SourceTable
@@ -78,6 +84,12 @@ class Plan:
     empty: bool
     rebuild: tuple[Index, ...]
     new: bool = False
+    delete: bool = False
+
+    @property
+    def removes(self) -> bool:
+        """Whether rows that are there now go."""
+        return self.empty or self.delete
 
 
 def check_columns(source: SourceTable, table: Table, same_type: Callable[[str], str]) -> None:
@@ -160,6 +172,11 @@ def make_plan(
             " schema: --into-schema NAME --create.",
         )
     empty = mode == "replace" and not new
+    if empty and source.is_partial:
+        raise Refused(
+            f"the backup holds only some rows of {table.name}, and replacing would remove all others",
+            "Use --mode append or skip-existing, or restore into another schema: --into-schema NAME --create.",
+        )
     how: Literal["load", "merge", "skip"] = "load"
     if rows_before and not empty:
         if mode == "skip-existing":

@@ -47,7 +47,13 @@ class Preview:
 
 
 @contextlib.contextmanager
-def _reading(job: Job) -> Iterator[Guard]:
+def reading(job: Job) -> Iterator[Guard]:
+    """A session that only reads, and locks nothing.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+        Refused: something could not be read.
+    """
     guard, _ = job.connect()
     try:
         guard.begin(writes=False, lock_seconds=job.config.timeouts.lock_seconds)
@@ -67,7 +73,7 @@ def read_tables(job: Job, names: Sequence[TableName]) -> tuple[Table, ...]:
         ConnectionFailed: no connection or no login.
         Refused: a table does not exist.
     """
-    with _reading(job) as guard:
+    with reading(job) as guard:
         return guard.facts(_existing(guard, names)).tables
 
 
@@ -78,7 +84,7 @@ def read_identity(job: Job) -> list[str | int]:
         ConnectionFailed: no connection or no login.
         Refused: a table does not exist.
     """
-    with _reading(job) as guard:
+    with reading(job) as guard:
         oids = _existing(guard, job.config.vector_tables.supported())
         found: list[str | int] = guard.ask_json(queries.identity(oids), "identifying the tables")
         return found
@@ -92,7 +98,7 @@ def count_rows(job: Job, extent: Extent) -> dict[str, int]:
         Refused: a table does not exist.
         UsageError: a collection does not exist.
     """
-    with _reading(job) as guard:
+    with reading(job) as guard:
         emptied = _choose(job, guard, extent, truncate=True).to_empty
         seconds = job.config.timeouts.copy_seconds
         return {label: guard.count(table, timeout=seconds) for label, table in emptied.items()}
@@ -106,7 +112,7 @@ def read_chosen(job: Job, extent: Extent, *, truncate: bool) -> tuple[Chosen, in
         Refused: a table does not exist.
         UsageError: a collection does not exist.
     """
-    with _reading(job) as guard:
+    with reading(job) as guard:
         return _choose(job, guard, extent, truncate=truncate), guard.server_version
 
 
@@ -118,7 +124,7 @@ def preview(job: Job, extent: Extent) -> Preview:
         Refused: a table does not exist or may not be read.
         UsageError: a collection does not exist.
     """
-    with _reading(job) as guard:
+    with reading(job) as guard:
         chosen = _choose(job, guard, extent, truncate=True)
         return _look(job, guard, chosen.tables, chosen.emptied, extent.wanted)
 
@@ -141,7 +147,7 @@ def preview_of(job: Job, tables: Mapping[str, TableName], collections: tuple[str
         ConnectionFailed: no connection or no login.
         Refused: a table may not be read.
     """
-    with _reading(job) as guard:
+    with reading(job) as guard:
         oids = dict(zip(tables, guard.find(list(tables.values())), strict=True))
         found = {label: oid for label, oid in oids.items() if oid is not None}
         there = dict(zip(found, guard.facts(list(found.values())).tables, strict=True))

@@ -223,6 +223,11 @@ def format_problems(job: Job, tables: Sequence[Table], dump_installation: Instal
             f"pg_dump copies whole tables, and only some rows of {', '.join(partly)} were asked for",
             "Set backup.format to csv or binary.",
         )
+    if parents := [table.name for table in tables if table.kind == "p" and backup.format == "pg_dump"]:
+        yield Refused(
+            f"pg_dump copies no row of a partitioned table itself, and {', '.join(parents)} is one",
+            "Set backup.format to csv or binary.",
+        )
     if backup.format == "binary":
         yield from _binary_problems(tables)
     compressor = COMPRESSORS.get(outside_compression(job.runner, backup, dump_installation))

@@ -256,6 +256,11 @@ def show_restored(result: RestoreResult) -> None:
             f"  {_mark(item.success)} {item.target:<{width}}  {item.row_count:>11,} rows restored{skipped};"
             f" {item.rows_before:,} before, {item.rows_after:,} now"
         )
+    for label, account in (result.migrated or {}).items():
+        print(
+            f"  {label}: {account['rows']:,} rows migrated, {account['ids_from_custom_id']:,} ids from custom_id,"
+            f" {account['ids_from_uuid']:,} from uuid"
+        )
     if result.indexes_rebuilt:
         print(f"  indexes built: {', '.join(result.indexes_rebuilt)}")
     if result.safety_backup:

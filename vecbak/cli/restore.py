@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     metavar="COLLECTION.csv EMBEDDING.csv",
     help="Instead of BACKUP: two files that a hand-written exporter left.",
 )
+@click.option(
+    "--migrate",
+    is_flag=True,
+    help="Bring an older LangChain's rows (uuid, custom_id, json) into today's tables (id, jsonb).",
+)
 @click.option("--skip-bad-rows", metavar="FILE", help="With --csv-pair: write unreadable rows there and go on.")
 @options("config", "task_id", "output_dir", "dry_run", "json", "yes")
 @click.pass_obj
@@ -62,6 +67,7 @@ def restore(settings: Settings, /, **given: Any) -> None:
       vecbak restore 20250720_121007 --mode replace --yes
       vecbak restore latest --collection manuals --mode replace
       vecbak restore latest --into-schema drill --create
+      vecbak restore 20240101_000000 --migrate
       vecbak restore --csv-pair langchain_pg_collection_20250101_000000.csv langchain_pg_embedding_20250101_000000.csv
     """
     _check(given["backup"], given["csv_pair"], given["skip_bad_rows"])
@@ -87,6 +93,7 @@ def _run(
     no_safety_backup: bool,
     csv_pair: tuple[str, str] | None,
     skip_bad_rows: str | None,
+    migrate: bool,
     config: str | None,
     task_id: str | None,
     output_dir: str | None,
@@ -108,7 +115,9 @@ def _run(
     loaded = load(config)
     names = _parse(tables)
     schema = _schema(into_schema)
-    options = RestoreOptions(mode=mode, create=create, safety_backup=not no_safety_backup, collections=collections)
+    options = RestoreOptions(
+        mode=mode, create=create, safety_backup=not no_safety_backup, collections=collections, migrate=migrate
+    )
     found = find_undamaged(backup, loaded, task_id, output_dir) if backup is not None else None
     folder: str | Path | None = output_dir
     if output_dir is None and task_id is None:
@@ -120,7 +129,7 @@ def _run(
         else:
             assert csv_pair is not None  # noqa: S101 - _check has seen to it
             skip = Path(skip_bad_rows).expanduser() if skip_bad_rows is not None else None
-            source = pair_source(job, Path(csv_pair[0]), Path(csv_pair[1]), schema, names, skip)
+            source = pair_source(job, Path(csv_pair[0]), Path(csv_pair[1]), schema, names, skip, migrate=migrate)
         if dry_run:
             report.show_commands(
                 planned_restore(job, source, found.manifest if found else None, options), as_json=as_json

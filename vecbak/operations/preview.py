@@ -74,7 +74,9 @@ def read_tables(job: Job, names: Sequence[TableName]) -> tuple[Table, ...]:
         Refused: a table does not exist.
     """
     with reading(job) as guard:
-        return guard.facts(_existing(guard, names)).tables
+        oids = _existing(guard, names)
+        guard.ask("SET LOCAL search_path = '';", "pinning the search_path")  # types are told with their schemas
+        return guard.facts(oids).tables
 
 
 def read_identity(job: Job) -> list[str | int]:

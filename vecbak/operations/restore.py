@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import UNSET
+
 from vecbak import interrupts
 from vecbak.backups import log as backup_log
 from vecbak.backups.files import FileDamaged
@@ -67,12 +69,14 @@ class RestoreOptions:
         create: make schemas and tables that are missing.
         safety_backup: whether `replace` backs up what it removes.
         collections: only these of LangChain's, by name; empty for all that the backup holds.
+        migrate: bring an older LangChain's rows into the form of today's.
     """
 
     mode: Mode = "error"
     create: bool = False
     safety_backup: bool = True
     collections: tuple[str, ...] = ()
+    migrate: bool = False
 
 
 def restore(job: Job, source: Source, manifest: Manifest | None, options: RestoreOptions) -> RestoreResult:
@@ -105,7 +109,8 @@ class RestoreRun:
         self.job = job
         self.options = options
         self._scope = scope_of(source, manifest, options.collections)
-        self.source = only_the_pair(source) if self._scope else source
+        chosen = only_the_pair(source) if self._scope else source
+        self.source = targets.migrated(chosen) if options.migrate else chosen
         self._manifest = manifest
         self._began = time.monotonic()
         self._moment = job.clock()
@@ -137,6 +142,7 @@ class RestoreRun:
             indexes_rebuilt=tuple(self._filling.rebuilt) if self._filling and self._done else (),
             skipped_bad_rows=self.source.skipped_rows,
             warnings=tuple(self._warnings),
+            migrated=self._filling.migrated if self._filling and self._done and self.options.migrate else UNSET,
             errors=(error,) if error else (),
             duration=round(time.monotonic() - self._began, 3),
         )

@@ -94,6 +94,10 @@ class Busy(VecbakError):
     exit_code = ExitCode.BUSY
 
 
+class Contended(Busy):
+    """Somebody else changed or holds rows that were backed up to be deleted: nothing was deleted, and it may be tried again."""
+
+
 class RestoreFailed(VecbakError):
     """The restore failed; the target is as it was before."""
 

@@ -14,6 +14,7 @@ from vecbak.errors import VecbakError
 
 if TYPE_CHECKING:
     from vecbak.backups.inventory import FoundBackup, Inventory
+    from vecbak.backups.manifest import Manifest
     from vecbak.operations.checks import Examination
     from vecbak.operations.pipeline import Loaded
     from vecbak.operations.preview import Preview
@@ -67,7 +68,7 @@ def show_commands(commands: Sequence[str], *, as_json: bool) -> None:
         show_text("\n\n".join(commands))
 
 
-def show_result(result: Result, *, truncate_asked: bool) -> None:
+def show_result(result: Result, *, truncate_asked: bool, truncated_as: str = "truncated") -> None:
     """The closing summary of a backup or truncate."""
     from vecbak.results import human_size
 
@@ -83,7 +84,7 @@ def show_result(result: Result, *, truncate_asked: bool) -> None:
         )
     if truncate_asked:
         for name, emptied in result.truncate_results.items():
-            print(f"  {_mark(emptied.success)} {name:<{width}}  {emptied.rows_before:>11,} rows  truncated")
+            print(f"  {_mark(emptied.success)} {name:<{width}}  {emptied.rows_before:>11,} rows  {truncated_as}")
     else:
         print("  - nothing was truncated (not asked for)")
     if result.pruned:
@@ -97,6 +98,13 @@ def _mark(success: bool) -> str:
 
 def ask_to_truncate(preview: Preview) -> bool:
     """Ask on the terminal whether these tables may be emptied."""
+    if preview.collections:
+        return _ask(
+            f"About to back up, verify, and then DELETE the embeddings of {', '.join(preview.collections)}:",
+            preview,
+            "back up and DELETE",
+            "Nobody waits for that, and all other collections stay as they are.",
+        )
     return _ask(
         "About to back up, verify, and then TRUNCATE:",
         preview,
@@ -107,8 +115,9 @@ def ask_to_truncate(preview: Preview) -> bool:
 
 def ask_to_replace(preview: Preview, backup_id: str, *, safety_backup: bool) -> bool:
     """Ask on the terminal whether what stands in these tables may be replaced."""
+    what = f"the embeddings of {', '.join(preview.collections)}" if preview.collections else "what these tables hold"
     return _ask(
-        f"About to REPLACE what these tables hold by the backup {backup_id}:",
+        f"About to REPLACE {what} by the backup {backup_id}:",
         preview,
         "back up and REPLACE" if safety_backup else "REPLACE without a safety backup",
         "Writers and, from the moment that the tables are emptied, readers wait until it is done, indexes included.",
@@ -247,6 +256,11 @@ def show_restored(result: RestoreResult) -> None:
             f"  {_mark(item.success)} {item.target:<{width}}  {item.row_count:>11,} rows restored{skipped};"
             f" {item.rows_before:,} before, {item.rows_after:,} now"
         )
+    for label, account in (result.migrated or {}).items():
+        print(
+            f"  {label}: {account['rows']:,} rows migrated, {account['ids_from_custom_id']:,} ids from custom_id,"
+            f" {account['ids_from_uuid']:,} from uuid"
+        )
     if result.indexes_rebuilt:
         print(f"  indexes built: {', '.join(result.indexes_rebuilt)}")
     if result.safety_backup:
@@ -273,6 +287,7 @@ def show_inventory(inventory: Inventory) -> None:
             "csv",
             "?",
             "?",
+            "?",
             _short(pair.collection.parent),
         )
         for pair in inventory.pairs
@@ -283,7 +298,7 @@ def show_inventory(inventory: Inventory) -> None:
         print(f"{_styled('unusable:', '31', sys.stdout)} {_short(path)}: {reason}")
 
 
-_TITLES = ("BACKUP", "AGE", "CREATED (UTC)", "ROWS", "SIZE", "FORMAT", "TRUNCATED", "PROVEN", "FOLDER")
+_TITLES = ("BACKUP", "AGE", "CREATED (UTC)", "ROWS", "SIZE", "FORMAT", "TRUNCATED", "PROVEN", "COLLECTIONS", "FOLDER")
 
 
 def _inventory_line(found: FoundBackup) -> tuple[str, ...]:
@@ -299,8 +314,21 @@ def _inventory_line(found: FoundBackup) -> tuple[str, ...]:
         item.format if item.compression == "none" else f"{item.format} {item.compression}",
         "yes" if item.truncated else "no",
         "yes" if item.proven_restorable else "no",
+        _holdings(item),
         _short(found.path.parent),
     )
+
+
+LISTED_COLLECTIONS = 3
+
+
+def _holdings(item: Manifest) -> str:
+    """Which collections a backup holds, in a few words."""
+    if item.scope == "where":
+        return "some rows alone"
+    names = sorted(item.collections or ())
+    listed = ", ".join(names) if len(names) <= LISTED_COLLECTIONS else str(len(names))
+    return f"{listed or '-'}{' alone' if item.scope else ''}"
 
 
 def _columns(lines: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> list[str]:
@@ -335,6 +363,8 @@ def inventory_document(inventory: Inventory) -> list[dict[str, Any]]:
 
 def backup_document(found: FoundBackup) -> dict[str, Any]:
     """One backup, in short."""
+    import msgspec
+
     item = found.manifest
     return {
         "status": "ok",
@@ -349,6 +379,8 @@ def backup_document(found: FoundBackup) -> dict[str, Any]:
         "rows": item.rows,
         "size_bytes": item.size_bytes,
         "tables": {name: {"rows": entry.rows, "size_bytes": entry.size_bytes} for name, entry in item.tables.items()},
+        "scope": item.scope,
+        "collections": msgspec.to_builtins(item.collections),
         "truncated": sorted(item.truncated.rows_removed) if item.truncated else [],
     }
 
@@ -394,6 +426,9 @@ def show_backup(found: FoundBackup, log_entry: str) -> None:
         "Manifest": str(found.path),
         "Truncated": ", ".join(item.truncated.rows_removed) if item.truncated else "no",
     }
+    if item.scope:
+        meant = {"collections": "these collections alone", "where": "the rows of a condition alone"}[item.scope]
+        facts["Holds"] = meant
     for name, value in facts.items():
         print(f"{name + ':':<11}{value}")
     for label, entry in item.tables.items():
@@ -403,6 +438,12 @@ def show_backup(found: FoundBackup, log_entry: str) -> None:
         print(f"  columns: {', '.join(f'{column.name} {column.type}' for column in entry.table.columns)}")
         for index in entry.table.indexes:
             print(f"  index:   {index.definition}")
+        if entry.table.condition:
+            print(f"  only:    {entry.table.condition}")
+    if item.collections:
+        print()
+    for collection, held in (item.collections or {}).items():
+        print(f"collection {collection}: {held.rows:,} rows ({held.uuid})")
     if log_entry:
         print(f"\n{log_entry}", end="")
 

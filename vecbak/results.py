@@ -168,6 +168,7 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
         safety_backup: the id of the backup of what stood there before, if one was made.
         safety_manifest: its manifest's path.
         indexes_rebuilt: names.
+        migrated: with `--migrate`, by table: rows, and where their ids come from.
         skipped_bad_rows: rows of hand-written files that could not be read and were written to `--skip-bad-rows`.
     """
 
@@ -182,6 +183,7 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
     safety_manifest: str | None = None
     indexes_rebuilt: tuple[str, ...] = ()
     skipped_bad_rows: int = 0
+    migrated: dict[str, dict[str, Any]] | UnsetType = UNSET
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     duration: float = 0.0

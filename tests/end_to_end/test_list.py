@@ -17,7 +17,7 @@ def test_a_table_with_age_format_and_what_was_truncated(filled18, tmp_path):
     lines = space.run("list").stdout.splitlines()
     titles = lines[0].split("  ")
     assert [title.strip() for title in titles if title.strip()] == [
-        "BACKUP", "AGE", "CREATED (UTC)", "ROWS", "SIZE", "FORMAT", "TRUNCATED", "PROVEN", "FOLDER",
+        "BACKUP", "AGE", "CREATED (UTC)", "ROWS", "SIZE", "FORMAT", "TRUNCATED", "PROVEN", "COLLECTIONS", "FOLDER",
     ]  # fmt: skip
     assert [line.split()[0] for line in lines[1:]] == [made[1], made[0], "20240101_000000", "unusable:"]
     column = lines[0].index("FORMAT")

@@ -11,6 +11,7 @@ import re
 import stat
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -18,6 +19,10 @@ from vecbak.errors import UsageError
 from vecbak.postgres.catalog import Server, Table
 
 FORMAT_VERSION = 1
+PARTIAL_VERSION = (
+    2  # of a backup that holds some rows alone: an older vecbak, which would replace all rows by them, refuses it
+)
+KNOWN_VERSIONS = (FORMAT_VERSION, PARTIAL_VERSION)
 MAXIMUM_BYTES = 256 << 20
 
 
@@ -54,6 +59,13 @@ class TableEntry(msgspec.Struct, frozen=True, kw_only=True):
     columns: tuple[str, ...]
     files: tuple[DataFile, ...]
     duration: float
+
+
+class CollectionEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One of LangChain's collections in a backup: its key, and its embeddings."""
+
+    uuid: str
+    rows: int
 
 
 class Programs(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +109,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         created_at: when its snapshot was taken, UTC; backups are ordered by it.
         tables: by the name that the config gave.
         settings: what the sessions had pinned.
+        collections: LangChain's, by name; None where the backup holds no such tables, or an older vecbak made it.
+        scope: what was asked for, where the backup holds some rows alone: `collections`, or `where`.
         checksum: SHA-256 of this document with an empty checksum.
     """
 
@@ -117,6 +131,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     schema_file: SchemaFile
     truncated: TruncateRecord | None = None
     proven_restorable: Proof | None = None
+    collections: dict[str, CollectionEntry] | None = None
+    scope: Literal["collections", "where"] | None = None
     checksum: str = ""
 
     @property
@@ -160,9 +176,9 @@ def read(path: Path) -> Manifest:
         raise DamagedManifest(
             f"{path} is no vecbak manifest, or is damaged: {error}", "`vecbak list` shows the backups there are."
         ) from None
-    if manifest.format_version != FORMAT_VERSION:
+    if manifest.format_version not in KNOWN_VERSIONS:
         raise UsageError(
-            f"{path} has format version {manifest.format_version}; this vecbak knows {FORMAT_VERSION}",
+            f"{path} has format version {manifest.format_version}; this vecbak knows {', '.join(map(str, KNOWN_VERSIONS))}",
             "Use a newer vecbak.",
         )
     if not _is_intact(data):

@@ -8,26 +8,54 @@ from pathlib import Path
 import click
 
 from vecbak.cli.boundary import Settings
-from vecbak.cli.options import backup_folders, find, load_or_defaults, options
+from vecbak.cli.options import backup_folders, find, load_or_defaults, open_local_job, options
 
 
 @click.command()
+@click.option(
+    "--discover", is_flag=True, help="Connect, and name every table that holds vectors, with rows and dimensions."
+)
+@click.option(
+    "--dsn", metavar="DSN", help="With --discover: the database, without a password [default: PG* variables]."
+)
 @options("config")
-def init(config: str | None) -> None:
+@click.pass_obj
+def init(settings: Settings, discover: bool, dsn: str | None, config: str | None) -> None:
     """Write a commented starter config; an existing file is never overwritten.
 
     \b
     Example:
       vecbak init --config production.yaml
+      vecbak init --discover --dsn postgresql://vecbak@db.example/vectors
     """
     from vecbak import report
     from vecbak.starter import starter_text, write_starter
 
+    if dsn is not None and not discover:
+        raise click.UsageError("--dsn needs --discover")
     path = Path(config or os.environ.get("VECBAK_CONFIG") or "vecbak.yaml").expanduser()
-    write_starter(path, starter_text())
+    write_starter(path, _discovered(settings, path, dsn) if discover else starter_text())
     report.show_text(
         f"Wrote {path}. Every key is optional; say where the database is, then try `vecbak backup --dry-run`."
     )
+
+
+def _discovered(settings: Settings, path: Path, dsn: str | None) -> str:
+    """The starter file for a database's tables."""
+    import dataclasses
+
+    from vecbak.config import Config, LoadedConfig
+    from vecbak.errors import UsageError
+    from vecbak.operations.discovery import discover
+    from vecbak.postgres.connection import endpoint_from_config, endpoint_from_dsn
+    from vecbak.starter import starter_for
+
+    if path.exists():
+        raise UsageError(f"{path} exists already; it was not touched", "Name another file with --config FILE.")
+    loaded = LoadedConfig(Config(), path.absolute())
+    endpoint = endpoint_from_dsn(dsn, loaded) if dsn is not None else endpoint_from_config(loaded)
+    with open_local_job(settings, loaded, as_json=False) as job:
+        return starter_for(discover(dataclasses.replace(job, endpoint=endpoint)), dsn)
 
 
 @click.command("list")

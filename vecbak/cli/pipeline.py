@@ -40,6 +40,13 @@ def _vector_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @_vector_options
 @click.option(
+    "--collection",
+    "collections",
+    metavar="NAME",
+    multiple=True,
+    help="Only this one of LangChain's collections, and its embeddings; may be repeated.",
+)
+@click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop the command then."
 )
 @options("config", "task_id", "output_dir")
@@ -52,6 +59,7 @@ def run(
     truncate_vector_tables: bool,
     on_failure: OnFailure,
     allow_empty: bool,
+    collections: tuple[str, ...],
     timeout: float | None,
     config: str | None,
     task_id: str | None,
@@ -67,8 +75,10 @@ def run(
     \b
     Example:
       vecbak run --truncate-vector-tables --on-failure restore -- python -m pipeline.load
+      vecbak run --truncate-vector-tables --collection manuals -- python -m pipeline.load manuals
     """
     from vecbak import report
+    from vecbak.operations.collections import extent_of
     from vecbak.operations.management import manage_vectors
     from vecbak.operations.pipeline import TIMED_OUT, check_command, load_and_watch
     from vecbak.operations.workflow import task_environment
@@ -77,9 +87,13 @@ def run(
     managing = backup_vector_tables or truncate_vector_tables
     if on_failure == "restore" and not managing:
         raise click.UsageError("--on-failure restore needs --backup-vector-tables or --truncate-vector-tables")
+    if collections and not managing:
+        raise click.UsageError("--collection needs --backup-vector-tables or --truncate-vector-tables")
     check_command(command)
-    with open_job(settings, load(config), task_id, output_dir, as_json=False) as job:
-        managed = manage_vectors(job, backup=backup_vector_tables, truncate=truncate_vector_tables)
+    loaded_config = load(config)
+    extent = extent_of(collections, None, loaded_config.config)
+    with open_job(settings, loaded_config, task_id, output_dir, as_json=False) as job:
+        managed = manage_vectors(job, backup=backup_vector_tables, truncate=truncate_vector_tables, extent=extent)
         report.flush()
 
         def execute() -> int:
@@ -90,7 +104,7 @@ def run(
                 report.show_line(error.message)
                 return TIMED_OUT
 
-        loaded = load_and_watch(job, managed, execute, on_failure=on_failure, allow_empty=allow_empty)
+        loaded = load_and_watch(job, managed, execute, on_failure=on_failure, allow_empty=allow_empty, extent=extent)
     if settings.verbosity >= 0:
         report.show_run(managed.result, loaded)
     click.get_current_context().exit(loaded.exit_code)

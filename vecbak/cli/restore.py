@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     help="What becomes of rows that are there already.",
 )
 @click.option("--table", "tables", metavar="NAME", multiple=True, help="Only this table; may be repeated.")
+@click.option(
+    "--collection",
+    "collections",
+    metavar="NAME",
+    multiple=True,
+    help="Only this one of LangChain's collections, whatever the others have become; may be repeated.",
+)
 @click.option("--into-schema", metavar="NAME", help="Into the tables of this schema instead.")
 @click.option("--create", is_flag=True, help="Make schemas and tables that are missing, as they were.")
 @click.option("--no-safety-backup", is_flag=True, help="With --mode replace: do not back up what is replaced.")
@@ -35,6 +42,11 @@ if TYPE_CHECKING:
     nargs=2,
     metavar="COLLECTION.csv EMBEDDING.csv",
     help="Instead of BACKUP: two files that a hand-written exporter left.",
+)
+@click.option(
+    "--migrate",
+    is_flag=True,
+    help="Bring an older LangChain's rows (uuid, custom_id, json) into today's tables (id, jsonb).",
 )
 @click.option("--skip-bad-rows", metavar="FILE", help="With --csv-pair: write unreadable rows there and go on.")
 @options("config", "task_id", "output_dir", "dry_run", "json", "yes")
@@ -45,13 +57,16 @@ def restore(settings: Settings, /, **given: Any) -> None:
     BACKUP is an id, `latest`, or a manifest's path. By default a table that vecbak truncates must be empty, and
     one that it keeps may hold rows: equal ones are skipped, missing ones inserted, others refuse. `replace` backs up
     what stands there, empties the tables and loads them; `append` adds; `skip-existing` adds rows whose key is not there.
+    With --collection, and always of a backup that was made with it, all that is about these collections alone, by name.
     Readers of a table that is emptied, or whose vector indexes are built again, wait until the end.
 
     \b
     Example:
       vecbak restore latest
       vecbak restore 20250720_121007 --mode replace --yes
+      vecbak restore latest --collection manuals --mode replace
       vecbak restore latest --into-schema drill --create
+      vecbak restore 20240101_000000 --migrate
       vecbak restore --csv-pair langchain_pg_collection_20250101_000000.csv langchain_pg_embedding_20250101_000000.csv
     """
     _check(given["backup"], given["csv_pair"], given["skip_bad_rows"])
@@ -71,11 +86,13 @@ def _run(
     backup: str | None,
     mode: Mode,
     tables: tuple[str, ...],
+    collections: tuple[str, ...],
     into_schema: str | None,
     create: bool,
     no_safety_backup: bool,
     csv_pair: tuple[str, str] | None,
     skip_bad_rows: str | None,
+    migrate: bool,
     config: str | None,
     task_id: str | None,
     output_dir: str | None,
@@ -84,6 +101,7 @@ def _run(
     yes: bool,
 ) -> None:
     from vecbak import report
+    from vecbak.operations.collection_restore import scope_of
     from vecbak.operations.csv_pair import pair_source
     from vecbak.operations.dry_restore import planned_restore
     from vecbak.operations.opening import folder_of_backup
@@ -97,7 +115,9 @@ def _run(
     loaded = load(config)
     names = _parse(tables)
     schema = _schema(into_schema)
-    options = RestoreOptions(mode=mode, create=create, safety_backup=not no_safety_backup)
+    options = RestoreOptions(
+        mode=mode, create=create, safety_backup=not no_safety_backup, collections=collections, migrate=migrate
+    )
     found = find_undamaged(backup, loaded, task_id, output_dir) if backup is not None else None
     folder: str | Path | None = output_dir
     if output_dir is None and task_id is None:
@@ -110,7 +130,9 @@ def _run(
             assert csv_pair is not None  # noqa: S101 - _check has seen to it
             skip = Path(skip_bad_rows).expanduser() if skip_bad_rows is not None else None
             collection, embedding = map(Path, csv_pair)
-            source = pair_source(job, collection, embedding, schema, names, skip, touch_nothing=dry_run)
+            source = pair_source(
+                job, collection, embedding, schema, names, skip, touch_nothing=dry_run, migrate=migrate
+            )
         if dry_run:
             report.show_commands(
                 planned_restore(job, source, found.manifest if found else None, options), as_json=as_json
@@ -118,7 +140,8 @@ def _run(
             return
         wanted = {table.label: table.target for table in source.tables}
         if mode == "replace" and not yes and report.is_interactive():
-            preview = preview_of(job, wanted)
+            scope = scope_of(source, found.manifest if found else None, collections)
+            preview = preview_of(job, wanted, scope.names if scope else ())
             if not report.ask_to_replace(preview, source.backup_id, safety_backup=options.safety_backup):
                 raise Declined("the answer was not yes; nothing was done", "Answer y, or use --yes.")
         result = run_restore(job, source, found.manifest if found else None, options)

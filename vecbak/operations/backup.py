@@ -13,15 +13,16 @@ from vecbak.backups.files import Draft, FinishedFile, amend_manifest
 from vecbak.backups.manifest import Manifest, TruncateRecord
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
-from vecbak.errors import BackupFailed, Interrupted, Refused, TruncateUnknown, VecbakError
+from vecbak.errors import BackupFailed, Contended, Interrupted, Refused, TruncateUnknown, VecbakError
 from vecbak.operations import preflight
 from vecbak.operations.around import surround
 from vecbak.operations.copying import explain
+from vecbak.operations.extent import Extent, Whole
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
 from vecbak.operations.prove import prove
 from vecbak.operations.saving import Locked, Saving, count_and_find_room, reason_of
-from vecbak.operations.truncate import commit_truncate, empty_tables
+from vecbak.operations.truncate import commit_truncate
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import TableName
@@ -31,21 +32,25 @@ from vecbak.results import Result, TableTruncate
 log = logging.getLogger(__name__)
 
 
-def back_up(job: Job, *, truncate: bool, prune: bool = False) -> Result:
+WHOLE = Whole()
+
+
+def back_up(job: Job, *, truncate: bool, prune: bool = False, extent: Extent = WHOLE) -> Result:
     """Back up the tables of the config, prove the files, and only then, if asked, truncate; hooks and metrics around it.
 
     Args:
+        extent: all rows of the tables, or some alone.
         prune: whether to remove older backups of the same folder after success, by the config's retention.
 
     Raises:
         VecbakError: one of its children by exit code; `result` says how far it came.
         Interrupted: everything was cleaned up.
     """
-    return surround(job, lambda: _back_up(job, truncate=truncate), prune=prune)
+    return surround(job, lambda: _back_up(job, extent, truncate=truncate), prune=prune)
 
 
-def _back_up(job: Job, *, truncate: bool) -> Result:
-    run = BackupRun(job, truncate=truncate)
+def _back_up(job: Job, extent: Extent, *, truncate: bool) -> Result:
+    run = BackupRun(job, extent, truncate=truncate)
     try:
         run.execute()
     except VecbakError as error:
@@ -62,8 +67,9 @@ def _back_up(job: Job, *, truncate: bool) -> Result:
 class BackupRun:
     """One run: what is known so far, and the steps that add to it."""
 
-    def __init__(self, job: Job, *, truncate: bool) -> None:
+    def __init__(self, job: Job, extent: Extent, *, truncate: bool) -> None:
         self.job = job
+        self.extent = extent
         self.truncate = truncate
         self._began = time.monotonic()
         self._moment = job.clock()
@@ -104,12 +110,24 @@ class BackupRun:
             raise Refused(
                 "there is no table to truncate", "Name it in vector_tables.truncate_tables, or run `vecbak backup`."
             )
+        for attempt in range(self.extent.attempts, 0, -1):
+            try:
+                self._attempt(may_begin_again=attempt > 1)
+                return
+            except Contended as error:
+                if attempt == 1:
+                    raise
+                log.warning("%s; beginning again", error.message)
+                self._moment = self.job.clock()
+                self._truncates = {}
+
+    def _attempt(self, *, may_begin_again: bool) -> None:
         guard, installation = self.job.connect()
         try:
             reach("connected")
             with looking():
                 locked = self._lock_and_check(guard, installation)
-            self._save_and_truncate(locked)
+            self._save_and_truncate(locked, may_begin_again=may_begin_again)
         except BaseException:
             self.job.runner.stop_all()
             interrupts.check()  # what broke because we are to end is no failure of its own
@@ -120,13 +138,13 @@ class BackupRun:
     # steps 1 to 4: lock, then look
 
     def _lock_and_check(self, guard: Guard, installation: Installation) -> Locked:
-        config = self.job.config
+        config, extent = self.job.config, self.extent
         tables = config.vector_tables
         names, labels = tables.supported(), tables.labels()
         emptied = set(tables.truncated()) if self.truncate else set()
-        begin(guard, config.timeouts, writes=bool(emptied))
+        begin(guard, config.timeouts, writes=bool(emptied), isolation=extent.isolation)
         for name in sorted(names, key=TableName.lock_order):
-            mode = "SHARE ROW EXCLUSIVE" if name in emptied else "ACCESS SHARE"
+            mode = extent.lock if name in emptied else "ACCESS SHARE"
             guard.lock(name, mode, timeout=config.timeouts.lock_seconds)
         since = time.monotonic()
         reach("locked")
@@ -134,33 +152,45 @@ class BackupRun:
         guard.claim(oids)
         facts = guard.facts(oids)
         found = {labels[name]: table for name, table in zip(names, facts.tables, strict=True)}
-        blocking = frozenset(labels[name] for name in emptied)
-        warnings = preflight.check_tables(
-            facts,
-            [table for label, table in found.items() if label in blocking],
-            allow_replicated_truncate=config.allow_replicated_truncate,
-        )
-        for warning in warnings:
+        preflight.check_readable(facts)
+        chosen = extent.choose(guard, found, {labels[name] for name in emptied})
+        for warning in extent.check(facts, chosen, config):
             log.warning(warning)
         dump = pg_dump_installation(self.job.installations, guard.server_major)
-        counts = count_and_find_room(self.job, guard, dump, found)
+        counts = count_and_find_room(self.job, guard, dump, chosen.tables)
         reach("checked")
-        return Locked(guard, installation, dump, facts, found, counts, blocking, since)
+        return Locked(
+            guard,
+            installation,
+            dump,
+            facts,
+            chosen.tables,
+            counts,
+            blocking=chosen.emptied if extent.writers_wait else frozenset(),
+            emptied=chosen.emptied,
+            scope=extent.scope,
+            since=since,
+        )
 
     # steps 5 to 8: copy, prove, publish
 
-    def _save_and_truncate(self, locked: Locked) -> None:
+    def _save_and_truncate(self, locked: Locked, *, may_begin_again: bool) -> None:
         self._database = locked.facts.server.database
         self._saving = saving = Saving(self.job, locked, began=self._began, moment=self._moment)
         with saving.draft() as draft:
             verified = saving.save(draft)
-            tables = {label: table for label, table in locked.tables.items() if label in locked.blocking}
+            tables = {label: table for label, table in locked.tables.items() if label in locked.emptied}
             if tables and self.job.config.backup.verify_before_truncate == "restore":
                 verified = self._prove(saving, draft, verified)
             saving.write_log(saving.section() + ("" if self.truncate else self._truncate_section(locked)))
             reach("logged")
             if self.truncate:
-                self._truncate(locked, draft, verified, tables)
+                try:
+                    self._truncate(locked, draft, verified, tables)
+                except Contended:
+                    if may_begin_again:
+                        saving.withdraw(draft)  # the next attempt makes another one, of the rows as they are then
+                    raise
 
     def _prove(self, saving: Saving, draft: Draft, verified: VerifiedBackup) -> VerifiedBackup:
         try:
@@ -179,7 +209,7 @@ class BackupRun:
     def _truncate(self, locked: Locked, draft: Draft, verified: VerifiedBackup, tables: dict[str, Table]) -> None:
         began = time.monotonic()
         try:
-            truncated = empty_tables(self.job, locked.guard, verified, tables)
+            truncated = self.extent.empty(self.job, locked.guard, verified, tables)
             interrupts.hold()  # half a COMMIT cannot be reported, and half a record is none
             commit_truncate(self.job, locked.guard, locked.installation, truncated)
             reach("committed")
@@ -210,7 +240,7 @@ class BackupRun:
                 error=reason_of(error),
             )
             for label in locked.tables
-            if label in locked.blocking
+            if label in locked.emptied
         }
         if isinstance(error, BackupFailed) and self._saving:
             self._saving.withdraw(

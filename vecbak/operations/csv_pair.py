@@ -6,7 +6,7 @@ import contextlib
 import csv
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -19,6 +19,7 @@ from vecbak.errors import BackupDamaged, RestoreFailed, UsageError
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
 from vecbak.operations.loading import SourceFile
+from vecbak.operations.migration import is_older, migration_of
 from vecbak.operations.preview import read_tables
 from vecbak.operations.targets import Source, SourceTable, pick_tables
 from vecbak.postgres.catalog import Table
@@ -27,6 +28,7 @@ from vecbak.postgres.names import TableName
 COLLECTION, EMBEDDING = "langchain_pg_collection", "langchain_pg_embedding"
 TOLD_ROWS = 20
 
+_OLDER = {"uuid": Target("uuid", True), "custom_id": Target("character varying", False)}
 _STAMP = re.compile(r"_(\d[0-9_T-]*)\.csv$")
 
 
@@ -56,6 +58,7 @@ def pair_source(
     skip_bad_rows: Path | None,
     *,
     touch_nothing: bool = False,
+    migrate: bool = False,
 ) -> Source:
     """Judge every row of two files against the tables that they are for.
 
@@ -63,6 +66,7 @@ def pair_source(
         wanted: of `--table`; empty for both.
         skip_bad_rows: a new file for the rows that cannot be read; None: one of them refuses the whole.
         touch_nothing: only say what would happen; that file is not written.
+        migrate: an older LangChain's embeddings become today's.
 
     Raises:
         BackupDamaged: rows that cannot be read; names their lines.
@@ -73,7 +77,7 @@ def pair_source(
     names = {label: _target(job, label, into_schema) for label in paths}
     tables = dict(zip(paths, read_tables(job, list(names.values())), strict=True))
     with _open_bad_rows(None if touch_nothing else skip_bad_rows) as bad:
-        found = {label: _table(label, paths[label], tables[label], names[label], bad) for label in paths}
+        found = {label: _table(label, paths[label], tables[label], names[label], bad, migrate) for label in paths}
     if bad.count and skip_bad_rows is None:
         more = f" (and {bad.count - len(bad.told):,} more)" if bad.count > len(bad.told) else ""
         raise BackupDamaged(
@@ -126,10 +130,13 @@ def _target(job: Job, label: str, into_schema: str | None) -> TableName:
     return named[0] if named else TableName(None, label)
 
 
-def _table(label: str, path: Path, table: Table, target: TableName, bad: _BadRows) -> tuple[SourceTable, FinishedFile]:
+def _table(
+    label: str, path: Path, table: Table, target: TableName, bad: _BadRows, migrate: bool
+) -> tuple[SourceTable, FinishedFile]:
     try:
         columns = handwritten.header(path)
-        converter = Converter(columns, _targets_of(path, columns, table))
+        wanted = _targets_of(path, columns, table, _OLDER if migrate and is_older(dict.fromkeys(columns, "")) else {})
+        converter = Converter(columns, wanted)
         found = examine_file(path)
         rows = 0
         for record in _rows(path):
@@ -154,11 +161,15 @@ def _table(label: str, path: Path, table: Table, target: TableName, bad: _BadRow
             consume(line)
 
     file = SourceFile(path.name, rows, found.size_bytes, "format csv", feed)
-    return SourceTable(label, target, tuple(columns), rows, found.size_bytes, (file,), None), found
+    migration = migration_of({name: wanted[name].type for name in columns}) if migrate else None
+    loaded = tuple(migration.values) if migration else tuple(columns)
+    return SourceTable(label, target, loaded, rows, found.size_bytes, (file,), None, migration=migration), found
 
 
-def _targets_of(path: Path, columns: Sequence[str], table: Table) -> dict[str, Target]:
-    there = {column.name: Target(column.type, column.not_null) for column in table.columns if not column.generated}
+def _targets_of(path: Path, columns: Sequence[str], table: Table, older: Mapping[str, Target]) -> dict[str, Target]:
+    there = dict(older) | {
+        column.name: Target(column.type, column.not_null) for column in table.columns if not column.generated
+    }
     if missing := [name for name in columns if name not in there]:
         raise RestoreFailed(
             f"{path.name} has the column {', '.join(missing)}, which the table {table.name} has not",

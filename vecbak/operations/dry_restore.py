@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vecbak.backups.formats import compressor_of
 from vecbak.backups.manifest import Manifest
+from vecbak.operations.collection_restore import only_the_pair, scope_of
 from vecbak.operations.job import Job
 from vecbak.operations.loading import LOAD_OPTIONS
 from vecbak.operations.preview import preview_of
 from vecbak.operations.reading import decompress
 from vecbak.operations.restore import RestoreOptions
-from vecbak.operations.targets import REBUILT_METHODS, Source, SourceTable
+from vecbak.operations.targets import REBUILT_METHODS, Mode, Source, SourceTable
 from vecbak.postgres import queries
 from vecbak.postgres.definitions import create_index
-from vecbak.postgres.names import quote_identifier
+from vecbak.postgres.names import quote_identifier, quote_literal
 from vecbak.postgres.programs import psql_command
 
 # what stands between COPY … FROM stdin; and \. in what pg_restore prints
@@ -29,7 +30,14 @@ def planned_restore(job: Job, source: Source, manifest: Manifest | None, options
     Raises:
         ConnectionFailed: no connection or no login.
     """
+    scope = scope_of(source, manifest, options.collections)
+    source = only_the_pair(source) if scope else source
     there = preview_of(job, {table.label: table.target for table in source.tables})
+    work = (
+        _collection_lines(source, manifest, scope.names, options.mode)
+        if scope
+        else [*_emptying(source, options), *(line for table in source.tables for line in _table_lines(table, manifest))]
+    )
     psql = psql_command(job.installations[0], job.endpoint.conninfo)
     lines = [
         queries.begin(
@@ -41,8 +49,7 @@ def planned_restore(job: Job, source: Source, manifest: Manifest | None, options
         ),
         *(f"LOCK TABLE {table.target.sql} IN SHARE ROW EXCLUSIVE MODE;" for table in source.tables),
         "SET LOCAL search_path = '';",
-        *_emptying(source, options),
-        *(line for table in source.tables for line in _table_lines(table, manifest)),
+        *work,
         "ROLLBACK; -- COMMIT; when you have looked at the counts above",
     ]
     session = f"{shlex.join(psql)} <<'VECBAK'\n" + "\n".join(lines) + "\nVECBAK"
@@ -67,6 +74,44 @@ def _emptying(source: Source, options: RestoreOptions) -> list[str]:
     ]
 
 
+def _collection_lines(source: Source, manifest: Manifest | None, names: Sequence[str], mode: Mode) -> Iterator[str]:
+    """By way of scratch tables; a collection that was made anew since would need its new key there."""
+    collections, embeddings = source.tables
+    listed = ", ".join(quote_literal(name).strip() for name in names)
+    keys = "SELECT uuid FROM pg_temp.vecbak_rows_0"
+    for number, table in enumerate(source.tables):
+        yield (
+            f"CREATE TEMPORARY TABLE vecbak_rows_{number} ON COMMIT DROP AS"
+            f" SELECT {_columns(table)} FROM {table.target.sql} WITH NO DATA;"
+        )
+        yield from _copy_lines(table, f"pg_temp.vecbak_rows_{number}", manifest)
+    yield f"DELETE FROM pg_temp.vecbak_rows_0 WHERE (name IN ({listed})) IS NOT TRUE;"
+    yield f"DELETE FROM pg_temp.vecbak_rows_1 WHERE (collection_id IN ({keys})) IS NOT TRUE;"
+    if mode == "replace":
+        yield "-- vecbak backs up and verifies what stands there before this; nothing here has done so:"
+        yield f"-- DELETE FROM {embeddings.target.sql} WHERE collection_id IN ({keys});"
+    for number, table in enumerate(source.tables):
+        end = " ON CONFLICT DO NOTHING" if table is collections or mode == "skip-existing" else ""
+        yield (
+            f"INSERT INTO {table.target.sql} ({_columns(table)}) OVERRIDING SYSTEM VALUE"
+            f" SELECT {_columns(table)} FROM pg_temp.vecbak_rows_{number}{end};"
+        )
+    yield f"ANALYZE {embeddings.target.sql};"
+    yield f"SELECT count(*) FROM {embeddings.target.sql} WHERE collection_id IN ({keys});"
+
+
+def _columns(table: SourceTable) -> str:
+    return ", ".join(quote_identifier(name) for name in table.columns)
+
+
+def _copy_lines(table: SourceTable, target: str, manifest: Manifest | None) -> Iterator[str]:
+    for file in table.files:
+        origin = _origin(file.name, manifest) if manifest else f"'{file.name}'"
+        note = "" if manifest else " -- vecbak turns Python's repr into JSON on the way"
+        options = LOAD_OPTIONS[manifest.format] if manifest else "format csv, header true"
+        yield f"\\copy {target} ({_columns(table)}) from {origin} with ({options}){note}"
+
+
 def _table_lines(table: SourceTable, manifest: Manifest | None) -> Iterator[str]:
     indexes = [
         index
@@ -76,12 +121,7 @@ def _table_lines(table: SourceTable, manifest: Manifest | None) -> Iterator[str]
     schema = table.target.schema
     for index in indexes:
         yield f"DROP INDEX IF EXISTS {f'{quote_identifier(schema)}.' if schema else ''}{quote_identifier(index.name)};"
-    columns = ", ".join(quote_identifier(name) for name in table.columns)
-    for file in table.files:
-        origin = _origin(file.name, manifest) if manifest else f"'{file.name}'"
-        note = "" if manifest else " -- vecbak turns Python's repr into JSON on the way"
-        options = LOAD_OPTIONS[manifest.format] if manifest else "format csv, header true"
-        yield f"\\copy {table.target.sql} ({columns}) from {origin} with ({options}){note}"
+    yield from _copy_lines(table, table.target.sql, manifest)
     if table.definition:
         for index in indexes:
             yield from create_index(table.definition, index, schema or table.definition.schema, ())

@@ -12,10 +12,11 @@ from datetime import datetime
 from vecbak.backups.files import data_name, schema_name
 from vecbak.backups.formats import COMPRESSORS, file_ending
 from vecbak.operations.exporting import CopyExporter, CopyTask, outside_compression
+from vecbak.operations.extent import Chosen, Extent
 from vecbak.operations.job import Job
 from vecbak.operations.parts import Part, cut
-from vecbak.operations.preview import read_facts
-from vecbak.postgres import queries
+from vecbak.operations.preview import read_chosen
+from vecbak.postgres import collection_queries, queries
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.names import TableName
 from vecbak.postgres.programs import (
@@ -28,27 +29,26 @@ from vecbak.postgres.programs import (
 )
 
 
-def planned_commands(job: Job, *, truncate: bool) -> list[str]:
+def planned_commands(job: Job, *, truncate: bool, extent: Extent) -> list[str]:
     """Two shell commands: make the folder; the guard's session, inside which workers and pg_dump run.
 
     Raises:
         ConnectionFailed: no connection or no login.
         Refused: a table or a program is missing.
     """
-    facts, version = read_facts(job)
+    chosen, version = read_chosen(job, extent, truncate=truncate)
     installation = fitting_installation(job.installations, version // 10000) or job.installations[0]
     psql = psql_command(installation, job.endpoint.conninfo)
-    tables = dict(zip(job.config.vector_tables.supported(), facts.tables, strict=True))
-    emptied = {name: tables[name] for name in job.config.vector_tables.truncated()} if truncate else {}
+    emptied = set(job.config.vector_tables.truncated()) if truncate else set()
     backup_id = f"{datetime.now().astimezone():{job.config.backup.timestamp_format}}"
     folder = shlex.quote(str(job.backup_folder))
     lines = [
-        *_locking(job, tables, set(emptied), version),
+        *_locking(job, extent, chosen, emptied, version),
         "SELECT pg_export_snapshot() AS snapshot \\gset",
         "\\setenv SNAPSHOT :snapshot",
-        _schema_line(job, list(tables.values()), version, backup_id),
-        *_data_lines(job, psql, tables, version, backup_id),
-        *_truncating(list(emptied.values())),
+        _schema_line(job, list(chosen.tables.values()), version, backup_id),
+        *_data_lines(job, psql, chosen.tables, version, backup_id),
+        *_emptying(job, extent, list(chosen.to_empty.values())),
         "ROLLBACK;",
     ]
     return [
@@ -57,22 +57,22 @@ def planned_commands(job: Job, *, truncate: bool) -> list[str]:
     ]
 
 
-def _locking(job: Job, tables: Mapping[TableName, Table], emptied: set[TableName], version: int) -> list[str]:
+def _locking(job: Job, extent: Extent, chosen: Chosen, emptied: set[TableName], version: int) -> list[str]:
     begin = queries.begin(
         version,
-        isolation="READ COMMITTED",
+        isolation=extent.isolation,
         access="READ WRITE" if emptied else "READ ONLY",
         application="vecbak guard",
         lock_seconds=job.config.timeouts.lock_seconds,
     )
     locks = [
-        f"LOCK TABLE {name.sql} IN {'SHARE ROW EXCLUSIVE' if name in emptied else 'ACCESS SHARE'} MODE;"
-        for name in sorted(tables, key=TableName.lock_order)
+        f"LOCK TABLE {name.sql} IN {extent.lock if name in emptied else 'ACCESS SHARE'} MODE;"
+        for name in sorted(job.config.vector_tables.supported(), key=TableName.lock_order)
     ]
     return [
         begin,
         *locks,
-        queries.advisory_locks([table.oid for table in tables.values()]),
+        queries.advisory_locks([table.oid for table in chosen.tables.values()]),
         "SET LOCAL search_path = '';",
     ]
 
@@ -89,16 +89,12 @@ def _schema_line(job: Job, tables: list[Table], version: int, backup_id: str) ->
     return _with_snapshot(command)
 
 
-def _data_lines(
-    job: Job, psql: list[str], tables: Mapping[TableName, Table], version: int, backup_id: str
-) -> list[str]:
+def _data_lines(job: Job, psql: list[str], tables: Mapping[str, Table], version: int, backup_id: str) -> list[str]:
     backup = job.config.backup
     dump = pg_dump_installation(job.installations, version // 10000)
     outside = outside_compression(job.runner, backup, dump)
-    labels = job.config.vector_tables.labels()
     lines = []
-    for name, table in tables.items():
-        label = labels[name]
+    for label, table in tables.items():
         whole = backup.format == "pg_dump"
         parts = (
             [Part()] if whole else cut(table, part_bytes=backup.part_bytes, jobs=backup.jobs, server_version=version)
@@ -136,7 +132,7 @@ def _with_snapshot(command: list[str]) -> str:
     return "\\! " + shlex.join(command).replace("--snapshot=SNAPSHOT", '--snapshot="$SNAPSHOT"')
 
 
-def _worker_line(job: Job, psql: list[str], tables: Mapping[TableName, Table], task: CopyTask, version: int) -> str:
+def _worker_line(job: Job, psql: list[str], tables: Mapping[str, Table], task: CopyTask, version: int) -> str:
     begin = queries.begin(
         version,
         isolation="REPEATABLE READ",
@@ -157,10 +153,16 @@ def _worker_line(job: Job, psql: list[str], tables: Mapping[TableName, Table], t
     return f"\\! printf '%s\\n' {lines} | {shlex.join(psql)} -v snapshot=\"$SNAPSHOT\""
 
 
-def _truncating(emptied: list[Table]) -> list[str]:
+def _emptying(job: Job, extent: Extent, emptied: list[Table]) -> list[str]:
     if not emptied:
         return []
-    statements = [queries.truncate(emptied, 0.1), queries.after_truncate(emptied).strip(), queries.COMMIT]
+    if extent.scope:
+        seconds = job.config.timeouts.lock_seconds
+        statements = [collection_queries.delete(table, seconds) for table in emptied]
+        statements += [collection_queries.after_delete(table).strip() for table in emptied]
+    else:
+        statements = [queries.truncate(emptied, 0.1), queries.after_truncate(emptied).strip()]
+    statements.append(queries.COMMIT)
     return [
         "-- vecbak goes on only when every file is verified and the manifest and log are written; nothing here has proved that:",
         *(f"-- {line}" for line in "\n".join(statements).splitlines()),

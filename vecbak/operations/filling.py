@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vecbak.checkpoints import reach
 from vecbak.errors import Refused, RestoreFailed
@@ -43,6 +44,7 @@ class Filling:
     Attributes:
         filled: by label.
         rebuilt: names of the indexes that were built.
+        migrated: where the ids of migrated rows come from, by label.
     """
 
     def __init__(self, job: Job, guard: Guard, plans: Sequence[Plan], here: Callable[[str], str]) -> None:
@@ -54,6 +56,7 @@ class Filling:
         self._tablespaces = guard.facts([]).server.tablespaces
         self.filled: dict[str, Filled] = {}
         self.rebuilt: list[str] = []
+        self.migrated: dict[str, dict[str, Any]] = {}
 
     def run(self) -> None:
         """Do it all; not committed yet.
@@ -110,12 +113,32 @@ class Filling:
         log.info("loaded %s: %s rows", plan.table.name, f"{inserted:,}")
 
     def _load(self, plan: Plan, target: str) -> int:
+        migration = plan.source.migration
+        if migration is None:
+            return self._load_files(plan, target, plan.source.columns)
+        name, step = f"vecbak_older_{self._plans.index(plan)}", f"migrating {plan.table.name}"
+        self._guard.ask(self._here(migration.scratch(name)), step)
+        older = f"pg_temp.{name}"
+        loaded = self._load_files(plan, older, tuple(migration.types))
+        if migration.renames:
+            self.migrated[plan.source.label] = self._guard.ask_json(
+                migration.account(older), step, timeout=self._seconds
+            )
+        inserted = self._guard.ask(migration.insert(target, older), step, timeout=self._seconds).row_count
+        if inserted != loaded:
+            raise RestoreFailed(
+                f"{loaded:,} rows were loaded, and {inserted:,} migrated into {plan.table.name}; the target is as it was before",
+                "A trigger or rule on the table may swallow rows. Disable it, then run vecbak again.",
+            )
+        return inserted
+
+    def _load_files(self, plan: Plan, target: str, columns: Sequence[str]) -> int:
         progress, label, total = self._job.progress, plan.source.label, 0
         for file in plan.source.files:
             rows = load(
                 self._guard,
                 target,
-                plan.source.columns,
+                columns,
                 file,
                 seconds=self._seconds,
                 on_bytes=_Meter(file, lambda rows, done=total: progress.advanced(label, done + rows)),  # type: ignore[misc]
@@ -135,6 +158,10 @@ class Filling:
         self._guard.ask(restore_queries.scratch_table(scratch, plan.table, columns), step)
         scratch = f"pg_temp.{scratch}"
         self._load(plan, scratch)
+        return self._insert_missing(plan, scratch, step)
+
+    def _insert_missing(self, plan: Plan, scratch: str, step: str) -> int:
+        columns = plan.source.columns
         if plan.how == "merge" and plan.table.primary_key:
             found = self._guard.ask_json(
                 restore_queries.conflicts(scratch, plan.table, columns), step, timeout=self._seconds

@@ -27,14 +27,14 @@ def looking() -> Iterator[None]:
         raise kind(f"{error.message}; nothing was done", "See the message above.", output=error.output) from None
 
 
-def begin(guard: Guard, timeouts: Timeouts, *, writes: bool) -> None:
+def begin(guard: Guard, timeouts: Timeouts, *, writes: bool, isolation: str = "READ COMMITTED") -> None:
     """Open the guard's transaction.
 
     Raises:
         Refused: a standby, or a pooler that allows no transaction.
     """
     try:
-        guard.begin(writes=writes, lock_seconds=timeouts.lock_seconds)
+        guard.begin(writes=writes, lock_seconds=timeouts.lock_seconds, isolation=isolation)
     except SessionFailed as error:
         if error.sqlstate == "0A000" and writes:
             raise Refused(

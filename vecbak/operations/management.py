@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vecbak.operations.backup import back_up
+from vecbak.operations.backup import WHOLE, back_up
+from vecbak.operations.extent import Extent
 from vecbak.operations.job import Job
 from vecbak.operations.preview import read_identity
 from vecbak.results import Result
@@ -32,11 +33,19 @@ class Managed:
     environment: dict[str, str]
 
 
-def manage_vectors(job: Job, *, backup: bool, truncate: bool, environment: Mapping[str, str] = os.environ) -> Managed:
+def manage_vectors(
+    job: Job,
+    *,
+    backup: bool,
+    truncate: bool,
+    extent: Extent = WHOLE,
+    environment: Mapping[str, str] = os.environ,
+) -> Managed:
     """Back up, and truncate if asked, unless a parent process has done it to the same tables already.
 
     Args:
         backup: asked for; `truncate` implies it.
+        extent: all rows of the tables, or some collections alone.
         environment: ours, with a parent's marker.
 
     Raises:
@@ -45,22 +54,24 @@ def manage_vectors(job: Job, *, backup: bool, truncate: bool, environment: Mappi
     if not backup and not truncate:
         log.info("vector management: %s", NOT_ASKED)
         return Managed(Result(task_id=job.task_id, note=NOT_ASKED), {})
-    tables = _fingerprint(job)
+    whole, tables = _fingerprint(job), _fingerprint(job, *extent.wanted)
     done = _parse(environment.get(MARKER, ""))
-    if _covers(done.get(tables), truncate=truncate):
-        what = "backed up and truncated" if done[tables] == "truncate" else "backed up"
+    before = next((done[one] for one in (whole, tables) if _covers(done.get(one), truncate=truncate)), None)
+    if before:
+        what = "backed up and truncated" if before == "truncate" else "backed up"
         note = f"not performed again: this pipeline has {what} these tables already"
         log.info("vector management: %s", note)
         return Managed(Result(task_id=job.task_id, note=note), {})
-    result = back_up(job, truncate=truncate)
+    result = back_up(job, truncate=truncate, extent=extent)
     done[tables] = "truncate" if truncate else "backup"
     marker = ",".join(f"{key}={value}" for key, value in done.items())
     facts = {"VECBAK_BACKUP_ID": str(result.backup_id), "VECBAK_MANIFEST": str(result.manifest)}
     return Managed(result, {MARKER: marker, **facts})
 
 
-def _fingerprint(job: Job) -> str:
-    return hashlib.sha256(repr(read_identity(job)).encode()).hexdigest()[:32]
+def _fingerprint(job: Job, *collections: str) -> str:
+    identity = [*read_identity(job), *sorted(collections)]
+    return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
 
 
 def _parse(marker: str) -> dict[str, str]:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 from vecbak import interrupts
 from vecbak.backups.inventory import find_backup
 from vecbak.errors import ExitCode, Interrupted, UsageError, VecbakError
+from vecbak.operations.backup import WHOLE
+from vecbak.operations.extent import Extent
 from vecbak.operations.job import Job
 from vecbak.operations.management import Managed
 from vecbak.operations.preview import count_rows
@@ -49,13 +51,20 @@ class Loaded:
 
 
 def load_and_watch(
-    job: Job, managed: Managed, run: Callable[[], int], *, on_failure: OnFailure, allow_empty: bool
+    job: Job,
+    managed: Managed,
+    run: Callable[[], int],
+    *,
+    on_failure: OnFailure,
+    allow_empty: bool,
+    extent: Extent = WHOLE,
 ) -> Loaded:
     """Run what loads the new vectors; with `on_failure="restore"` a failure brings the old ones back.
 
     Args:
         run: runs it to its end and returns its exit code, negative for a signal, or TIMED_OUT.
         allow_empty: a load that succeeds and leaves a table empty has not failed.
+        extent: what was managed: a load of some collections fails if it leaves these empty.
 
     Raises:
         Interrupted: we were; what was asked for in that case has been done.
@@ -75,7 +84,7 @@ def load_and_watch(
         interrupts.hold()
         raised, code, failure = error, ExitCode.BUG, f"could not be run: {error}"
     code = 128 - code if code < 0 else code
-    if watched and failure is None and not allow_empty and (empty := _left_empty(job, managed)):
+    if watched and failure is None and not allow_empty and (empty := _left_empty(job, managed, extent)):
         code, failure = LEFT_EMPTY, f"succeeded, but left {', '.join(empty)} empty"
     if failure is None:
         return Loaded(code)
@@ -109,11 +118,13 @@ def _failure(code: int) -> str | None:
     return f"failed with exit code {code}" if code else None
 
 
-def _left_empty(job: Job, managed: Managed) -> list[str]:
+def _left_empty(job: Job, managed: Managed, extent: Extent) -> list[str]:
     had_rows = {label for label, item in managed.result.truncate_results.items() if item.rows_before}
-    labels = job.config.vector_tables.labels()
-    names = [name for name in job.config.vector_tables.truncated() if labels[name] in had_rows]
-    return [labels[name] for name, rows in zip(names, count_rows(job, names), strict=True) if rows == 0]
+    try:
+        return [label for label, rows in count_rows(job, extent).items() if label in had_rows and rows == 0]
+    except UsageError as error:  # the load has removed a collection altogether
+        log.warning("%s", error.message)
+        return sorted(had_rows)
 
 
 def _bring_back(job: Job, managed: Managed) -> RestoreResult:

@@ -45,13 +45,22 @@ def check_tables(facts: Facts, truncated: Sequence[Table], *, allow_replicated_t
         Refused: the first thing that stands in the way.
     """
     oids = {table.oid for table in truncated}
-    for table in facts.tables:
-        _raise_first(reading_problems(table, facts.server.user))
+    check_readable(facts)
     if truncated:
         _raise_first(standby_problems(facts.server))
     for table in truncated:
         check_truncatable(table, oids, facts.server.user, allow_replicated_truncate)
     return [warning for table in facts.tables for warning in table_warnings(table, truncated=table.oid in oids)]
+
+
+def check_readable(facts: Facts) -> None:
+    """Refuse what cannot be backed up.
+
+    Raises:
+        Refused: the first thing that stands in the way.
+    """
+    for table in facts.tables:
+        _raise_first(reading_problems(table, facts.server.user))
 
 
 def _raise_first(problems: Iterable[Refused]) -> None:
@@ -148,6 +157,47 @@ def truncating_problems(
         )
 
 
+def deleting_problems(table: Table, user: str) -> Iterator[Refused]:
+    """Why some rows of a table cannot be deleted without touching what nobody backed up."""
+    if not table.can_delete:
+        yield Refused(
+            f"the role {user} may not delete from {table.name}",
+            f"Let its owner {table.owner} run: GRANT DELETE ON {table.sql} TO {user}",
+        )
+    if table.foreign_partitions:
+        yield Refused(
+            f"{table.name} has partitions on other servers ({', '.join(table.foreign_partitions)}), whose rows no snapshot of ours holds",
+            "Detach them first.",
+        )
+    if table.foreign_keys:
+        keys = ", ".join(f"{key.name} of {key.table}" for key in table.foreign_keys)
+        yield Refused(
+            f"rows of {table.name} cannot be deleted: a foreign key points at it ({keys}), and could take rows along that nobody backed up",
+            "Drop the foreign key, or truncate whole tables (without --collection).",
+        )
+    if table.delete_triggers or table.delete_rules:
+        names = ", ".join((*table.delete_triggers, *table.delete_rules))
+        yield Refused(
+            f"{table.name} has a trigger or rule on DELETE ({names}), which could change more than was backed up",
+            f"ALTER TABLE {table.sql} DISABLE TRIGGER (or RULE) … while vecbak works, or truncate whole tables.",
+        )
+
+
+def check_deletable(tables: Sequence[Table], server: Server) -> list[str]:
+    """Refuse to delete some rows of these tables.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        Refused: says what stands in the way.
+    """
+    for table in tables:
+        _raise_first(standby_problems(server))
+        _raise_first(deleting_problems(table, server.user))
+    return [warning for table in tables for warning in table_warnings(table, truncated=False)]
+
+
 def table_warnings(table: Table, *, truncated: bool) -> Iterator[str]:
     """What is worth knowing of a table, and stands in nobody's way."""
     if table.children:
@@ -168,6 +218,16 @@ def check_format(job: Job, tables: Sequence[Table], dump_installation: Installat
 def format_problems(job: Job, tables: Sequence[Table], dump_installation: Installation) -> Iterator[Refused]:
     """Why the config's format and compression do not do for these tables on this machine."""
     backup = job.config.backup
+    if partly := [table.name for table in tables if table.condition and backup.format == "pg_dump"]:
+        yield Refused(
+            f"pg_dump copies whole tables, and only some rows of {', '.join(partly)} were asked for",
+            "Set backup.format to csv or binary.",
+        )
+    if parents := [table.name for table in tables if table.kind == "p" and backup.format == "pg_dump"]:
+        yield Refused(
+            f"pg_dump copies no row of a partitioned table itself, and {', '.join(parents)} is one",
+            "Set backup.format to csv or binary.",
+        )
     if backup.format == "binary":
         yield from _binary_problems(tables)
     compressor = COMPRESSORS.get(outside_compression(job.runner, backup, dump_installation))
@@ -229,7 +289,7 @@ def space_problems(folder: Path, backup: Backup, estimated: int, tables: Sequenc
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     disk = os.statvfs(existing)
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    on_server = sum(table.total_bytes for table in tables)
+    on_server = sum(table.total_bytes for table in tables if not table.condition)
     left_over = max(backup.min_free_bytes, round(size * backup.min_free_percent / 100))
     needed = max(estimated, on_server) + left_over
     if needed > free:

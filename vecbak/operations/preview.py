@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vecbak.errors import Refused
+from vecbak.operations.collections import divide, find_pair
+from vecbak.operations.extent import Chosen, Extent
 from vecbak.operations.job import Job
 from vecbak.postgres import queries
-from vecbak.postgres.catalog import Facts, Table
+from vecbak.postgres.catalog import Table
+from vecbak.postgres.collection_queries import list_collections
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import TableName
 from vecbak.postgres.session import SessionFailed
@@ -32,7 +35,7 @@ class PreviewedTable:
 
 @dataclass(frozen=True)
 class Preview:
-    """Where, what, for how many seconds writers will wait, and server_version_num."""
+    """Where, what, for how many seconds writers will wait, server_version_num, and the collections if these alone are meant."""
 
     host: str
     database: str
@@ -40,10 +43,17 @@ class Preview:
     tables: tuple[PreviewedTable, ...]
     seconds: float
     server_version: int
+    collections: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
-def _reading(job: Job) -> Iterator[Guard]:
+def reading(job: Job) -> Iterator[Guard]:
+    """A session that only reads, and locks nothing.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+        Refused: something could not be read.
+    """
     guard, _ = job.connect()
     try:
         guard.begin(writes=False, lock_seconds=job.config.timeouts.lock_seconds)
@@ -56,17 +66,6 @@ def _reading(job: Job) -> Iterator[Guard]:
         guard.close()
 
 
-def read_facts(job: Job) -> tuple[Facts, int]:
-    """The tables of the config as they are now, and server_version_num; nothing is locked.
-
-    Raises:
-        ConnectionFailed: no connection or no login.
-        Refused: a table does not exist.
-    """
-    with _reading(job) as guard:
-        return guard.facts(_existing(guard, job.config.vector_tables.supported())), guard.server_version
-
-
 def read_tables(job: Job, names: Sequence[TableName]) -> tuple[Table, ...]:
     """Some tables as they are now; nothing is locked.
 
@@ -74,8 +73,10 @@ def read_tables(job: Job, names: Sequence[TableName]) -> tuple[Table, ...]:
         ConnectionFailed: no connection or no login.
         Refused: a table does not exist.
     """
-    with _reading(job) as guard:
-        return guard.facts(_existing(guard, names)).tables
+    with reading(job) as guard:
+        oids = _existing(guard, names)
+        guard.ask("SET LOCAL search_path = '';", "pinning the search_path")  # types are told with their schemas
+        return guard.facts(oids).tables
 
 
 def read_identity(job: Job) -> list[str | int]:
@@ -85,65 +86,96 @@ def read_identity(job: Job) -> list[str | int]:
         ConnectionFailed: no connection or no login.
         Refused: a table does not exist.
     """
-    with _reading(job) as guard:
+    with reading(job) as guard:
         oids = _existing(guard, job.config.vector_tables.supported())
         found: list[str | int] = guard.ask_json(queries.identity(oids), "identifying the tables")
         return found
 
 
-def count_rows(job: Job, names: Sequence[TableName]) -> list[int]:
-    """The rows of some tables now.
+def count_rows(job: Job, extent: Extent) -> dict[str, int]:
+    """The rows now, by label, of what a truncate of this extent would empty.
 
     Raises:
         ConnectionFailed: no connection or no login.
         Refused: a table does not exist.
+        UsageError: a collection does not exist.
     """
-    with _reading(job) as guard:
-        tables = guard.facts(_existing(guard, names)).tables
-        return [guard.count(table, timeout=job.config.timeouts.copy_seconds) for table in tables]
+    with reading(job) as guard:
+        emptied = _choose(job, guard, extent, truncate=True).to_empty
+        seconds = job.config.timeouts.copy_seconds
+        return {label: guard.count(table, timeout=seconds) for label, table in emptied.items()}
 
 
-def preview(job: Job) -> Preview:
+def read_chosen(job: Job, extent: Extent, *, truncate: bool) -> tuple[Chosen, int]:
+    """The tables of a run as they are now, and server_version_num; nothing is locked.
+
+    Raises:
+        ConnectionFailed: no connection or no login.
+        Refused: a table does not exist.
+        UsageError: a collection does not exist.
+    """
+    with reading(job) as guard:
+        return _choose(job, guard, extent, truncate=truncate), guard.server_version
+
+
+def preview(job: Job, extent: Extent) -> Preview:
     """Look at what a truncate would do.
 
     Raises:
         ConnectionFailed: no connection or no login.
         Refused: a table does not exist or may not be read.
+        UsageError: a collection does not exist.
     """
-    labels = job.config.vector_tables.labels()
-    emptied = {labels[name] for name in job.config.vector_tables.truncated()}
-    names = [labels[name] for name in job.config.vector_tables.supported()]
-    with _reading(job) as guard:
-        return _look(job, guard, names, _existing(guard, job.config.vector_tables.supported()), emptied)
+    with reading(job) as guard:
+        chosen = _choose(job, guard, extent, truncate=True)
+        return _look(job, guard, chosen.tables, chosen.emptied, extent.wanted)
 
 
-def preview_of(job: Job, tables: Mapping[str, TableName]) -> Preview:
+def _choose(job: Job, guard: Guard, extent: Extent, *, truncate: bool) -> Chosen:
+    tables = job.config.vector_tables
+    labels, names = tables.labels(), tables.supported()
+    facts = guard.facts(_existing(guard, names))
+    found = {labels[name]: table for name, table in zip(names, facts.tables, strict=True)}
+    return extent.choose(guard, found, {labels[name] for name in tables.truncated()} if truncate else set())
+
+
+def preview_of(job: Job, tables: Mapping[str, TableName], collections: tuple[str, ...] = ()) -> Preview:
     """Look at what replacing these tables would do; those that do not exist are left out.
+
+    Args:
+        collections: if these alone are replaced.
 
     Raises:
         ConnectionFailed: no connection or no login.
         Refused: a table may not be read.
     """
-    with _reading(job) as guard:
+    with reading(job) as guard:
         oids = dict(zip(tables, guard.find(list(tables.values())), strict=True))
         found = {label: oid for label, oid in oids.items() if oid is not None}
-        return _look(job, guard, list(found), list(found.values()), set(found))
+        there = dict(zip(found, guard.facts(list(found.values())).tables, strict=True))
+        if collections and (pair := find_pair(there)):
+            listed = guard.ask_json(list_collections(there[pair.collections].source), "looking for the collections")
+            keys = [item["uuid"] for item in listed if item["name"] in collections]
+            return _look(job, guard, divide(pair, there, keys), {pair.embeddings}, collections)
+        return _look(job, guard, there, set(found))
 
 
-def _look(job: Job, guard: Guard, names: Sequence[str], oids: list[int], emptied: set[str]) -> Preview:
-    facts = guard.facts(oids)
-    tables = tuple(
+def _look(
+    job: Job, guard: Guard, tables: Mapping[str, Table], emptied: Collection[str], collections: tuple[str, ...] = ()
+) -> Preview:
+    server = guard.facts([]).server
+    looked_at = tuple(
         PreviewedTable(name, *rows_of(guard, table), table.total_bytes, name in emptied)
-        for name, table in zip(names, facts.tables, strict=True)
+        for name, table in tables.items()
     )
-    seconds = max(1.0, sum(table.table_bytes for table in facts.tables) * 3 / BYTES_PER_SECOND)
+    seconds = max(1.0, sum(table.table_bytes for table in tables.values()) * 3 / BYTES_PER_SECOND)
     host = job.endpoint.parameters.get("host") or "(libpq's default)"
-    return Preview(host, facts.server.database, facts.server.user, tables, seconds, guard.server_version)
+    return Preview(host, server.database, server.user, looked_at, seconds, guard.server_version, collections)
 
 
 def rows_of(guard: Guard, table: Table) -> tuple[int, bool]:
     """A table's rows, and whether that is an estimate."""
-    if table.table_bytes > COUNTED_BYTES and table.estimated_rows >= 0:
+    if table.table_bytes > COUNTED_BYTES and table.estimated_rows >= 0 and not table.condition:
         return table.estimated_rows, True
     return guard.count(table, timeout=COUNT_SECONDS), False
 

@@ -7,15 +7,17 @@ that cannot be read, is not touched.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 
 from vecbak.backups.inventory import FoundBackup, Inventory, take_inventory
+from vecbak.backups.manifest import Manifest
 from vecbak.backups.removal import InUse, damage, names_of_others, remove_backup
 from vecbak.backups.retention import Moment, kept
 from vecbak.config import Retention
+from vecbak.postgres.collection_queries import REFERENCE
 from vecbak.results import PrunedBackup, PruneResult
 
 log = logging.getLogger(__name__)
@@ -131,13 +133,26 @@ def _a_good_one_stays(leaving: Decision, decisions: tuple[Decision, ...]) -> boo
 def _moment(found: FoundBackup) -> Moment:
     item = found.manifest
     emptied = item.truncated.rows_removed if item.truncated else {}
+    lost = {label for label, rows in emptied.items() if rows and label in item.tables}
+    full = {label for label, entry in item.tables.items() if entry.rows}
     return Moment(
-        item.created_at,
-        found.path.name,
-        holding=frozenset(f"{item.database}.{entry.table.sql}" for entry in item.tables.values() if entry.rows),
-        emptied=frozenset(
-            f"{item.database}.{item.tables[label].table.sql}"
-            for label, rows in emptied.items()
-            if rows and label in item.tables
-        ),
+        item.created_at, found.path.name, holding=_holdings(item, full), emptied=_holdings(item, lost, whole=False)
     )
+
+
+def _holdings(item: Manifest, labels: Collection[str], *, whole: bool = True) -> frozenset[str]:
+    """Whose rows these are: whole tables, and collections; rows that a condition chose count for nothing.
+
+    Args:
+        whole: a whole table counts for each of its collections too.
+    """
+    collections = [name for name, entry in (item.collections or {}).items() if entry.rows]
+    held: set[str] = set()
+    for label in labels:
+        table = item.tables[label].table
+        name = f"{item.database}.{table.sql}"
+        if not table.condition:
+            held.add(name)
+        if any(column.name == REFERENCE for column in table.columns) and item.scope != "where":
+            held |= {f"{name} ({one})" for one in collections} if whole or table.condition else set()
+    return frozenset(held)

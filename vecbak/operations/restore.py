@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+from msgspec import UNSET
 
 from vecbak import interrupts
 from vecbak.backups import log as backup_log
@@ -23,6 +26,13 @@ from vecbak.errors import (
     VecbakError,
 )
 from vecbak.operations import preflight, targets
+from vecbak.operations.collection_restore import (
+    CollectionFilling,
+    CollectionPlanner,
+    delete_before,
+    only_the_pair,
+    scope_of,
+)
 from vecbak.operations.committing import commit
 from vecbak.operations.copying import explain
 from vecbak.operations.filling import Filling
@@ -59,11 +69,15 @@ class RestoreOptions:
         mode: what to do with rows that are there already.
         create: make schemas and tables that are missing.
         safety_backup: whether `replace` backs up what it removes.
+        collections: only these of LangChain's, by name; empty for all that the backup holds.
+        migrate: bring an older LangChain's rows into the form of today's.
     """
 
     mode: Mode = "error"
     create: bool = False
     safety_backup: bool = True
+    collections: tuple[str, ...] = ()
+    migrate: bool = False
 
 
 def restore(job: Job, source: Source, manifest: Manifest | None, options: RestoreOptions) -> RestoreResult:
@@ -94,8 +108,10 @@ class RestoreRun:
 
     def __init__(self, job: Job, source: Source, manifest: Manifest | None, options: RestoreOptions) -> None:
         self.job = job
-        self.source = source
         self.options = options
+        self._scope = scope_of(source, manifest, options.collections)
+        chosen = only_the_pair(source) if self._scope else source
+        self.source = targets.migrated(chosen) if options.migrate else chosen
         self._manifest = manifest
         self._began = time.monotonic()
         self._moment = job.clock()
@@ -127,6 +143,7 @@ class RestoreRun:
             indexes_rebuilt=tuple(self._filling.rebuilt) if self._filling and self._done else (),
             skipped_bad_rows=self.source.skipped_rows,
             warnings=tuple(self._warnings),
+            migrated=self._filling.migrated if self._filling and self._done and self.options.migrate else UNSET,
             errors=(error,) if error else (),
             duration=round(time.monotonic() - self._began, 3),
         )
@@ -203,18 +220,36 @@ class RestoreRun:
         for table, target in zip(self.source.tables, facts.tables, strict=True):
             targets.check_target(target, server.user)
             targets.check_columns(table, target, self._type_here)
-            new = table.target in missing
-            rows = 0 if new else guard.count(target, timeout=timeouts.copy_seconds)
-            kept = self._is_kept(table)
-            self._plans.append(targets.make_plan(table, target, rows, mode=self.options.mode, kept=kept, new=new))
+        there = {table.label: target for table, target in zip(self.source.tables, facts.tables, strict=True)}
+        new = {table.label for table in self.source.tables if table.target in missing}
+        if self._scope:
+            planner = CollectionPlanner(self.job, guard, self._scope, self.options.mode, server)
+            self._plans = planner.plans(self.source.tables, there, new)
+        else:
+            self._plans = targets.in_load_order(self._plan_tables(guard, there, new))
+        self._judge_plans(server)
+
+    def _plan_tables(self, guard: Guard, there: Mapping[str, Table], new: set[str]) -> list[Plan]:
+        seconds = self.job.config.timeouts.copy_seconds
+        plans = []
+        for table in self.source.tables:
+            target, is_new = there[table.label], table.label in new
+            rows = 0 if is_new else guard.count(target, timeout=seconds)
+            is_kept = self._is_kept(table)
+            plans.append(targets.make_plan(table, target, rows, mode=self.options.mode, kept=is_kept, new=is_new))
+        return plans
+
+    def _judge_plans(self, server: Server) -> None:
         emptied = {plan.table.oid for plan in self._plans if plan.empty}
         for plan in self._plans:
             if plan.empty:
                 preflight.check_truncatable(plan.table, emptied, server.user, self.job.config.allow_replicated_truncate)
             for warning in [*targets.warn_of_new_columns(plan.source, plan.table), *targets.live_indexes(plan)]:
-                log.warning(warning)
-                self._warnings.append(warning)
-        self._plans = targets.in_load_order(self._plans)
+                self._warn(warning)
+
+    def _warn(self, text: str) -> None:
+        log.warning(text)
+        self._warnings.append(text)
 
     def _check_extension(self, server: Server) -> None:
         before = self._manifest.server.extensions if self._manifest else {}
@@ -266,14 +301,19 @@ class RestoreRun:
     # back up, then fill
 
     def _back_up_what_is_there(self, guard: Guard, installation: Installation) -> VerifiedBackup | None:
-        tables = {plan.source.label: plan.table for plan in self._plans if plan.empty}
-        if not self.options.safety_backup or not any(plan.rows_before for plan in self._plans if plan.empty):
+        removing = [plan for plan in self._plans if plan.removes]
+        if not self.options.safety_backup or not any(plan.rows_before for plan in removing):
             return None
+        # with embeddings go their collections, which `replace` may change too
+        saved = self._plans if self._scope else removing
+        tables = {plan.source.label: plan.table for plan in saved}
         with looking():
             facts = guard.facts([table.oid for table in tables.values()])
             dump = pg_dump_installation(self.job.installations, guard.server_major)
             counts = count_and_find_room(self.job, guard, dump, tables)
-        locked = Locked(guard, installation, dump, facts, tables, counts, frozenset(tables))
+        emptied = frozenset(plan.source.label for plan in removing)
+        scope: Literal["collections"] | None = "collections" if self._scope else None
+        locked = Locked(guard, installation, dump, facts, tables, counts, frozenset(tables), emptied, scope)
         self._safety = saving = Saving(self.job, locked, began=time.monotonic(), moment=self._moment)
         with saving.draft() as draft:
             verified = saving.save(draft)
@@ -289,9 +329,11 @@ class RestoreRun:
             guard.lock_exclusively(exclusive, seconds=seconds, on_wait=lambda: log.info("waiting for readers to end"))
         reach("saved")
         emptied = {plan.source.label: plan.table for plan in self._plans if plan.empty}
-        if any(plan.rows_before for plan in self._plans if plan.empty):
+        if any(plan.rows_before for plan in self._plans if plan.removes):
             try:
-                if safety:
+                if self._scope:
+                    delete_before(self.job, guard, self._plans, safety)
+                elif safety:
                     empty_tables(self.job, guard, safety, emptied)
                 else:  # the user said --no-safety-backup
                     guard.truncate(list(emptied.values()), seconds=seconds)
@@ -300,9 +342,22 @@ class RestoreRun:
                     f"the tables could not be emptied: {error.message}", error.hint, output=error.output
                 ) from None
         reach("emptied")
-        self._filling = Filling(self.job, guard, self._plans, self._type_here)
+        self._filling = self._make_filling(guard)
         self._filling.run()
         self.source.check_untouched()
+
+    def _make_filling(self, guard: Guard) -> Filling:
+        if self._scope is None:
+            return Filling(self.job, guard, self._plans, self._type_here)
+        return CollectionFilling(
+            self.job,
+            guard,
+            self._plans,
+            self._type_here,
+            scope=self._scope,
+            mode=self.options.mode,
+            warn=self._warn,
+        )
 
     def _commit(self, guard: Guard, installation: Installation) -> None:
         try:
@@ -341,7 +396,7 @@ class RestoreRun:
         """The safety backup's entry in the log says what became of the rows that it saved."""
         if self._safety is None or not self._safety.published:
             return
-        emptied = {plan.source.label: plan for plan in self._plans if plan.empty}
+        emptied = {plan.source.label: plan for plan in self._plans if plan.removes}
         truncated = {
             label: TableTruncate(success=True, rows_before=plan.rows_before, rows_after=0, duration=0)
             for label, plan in emptied.items()

@@ -11,12 +11,13 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Literal
 
 from vecbak import __version__
 from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
 from vecbak.backups.files import Draft, FileDamaged, FinishedFile, make_folder, remove_leftovers, start_draft
-from vecbak.backups.manifest import Manifest, Programs, SchemaFile
+from vecbak.backups.manifest import CollectionEntry, Manifest, Programs, SchemaFile
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
 from vecbak.errors import BackupFailed, Busy, Interrupted, Refused, VecbakError
@@ -43,6 +44,8 @@ class Locked:
         counts: rows by label.
         since: when the locks were granted, on time.monotonic()'s clock.
         blocking: labels of the tables whose writers wait for us.
+        emptied: labels of the tables that are to lose the rows that are meant.
+        scope: what was asked for, where only some rows are meant.
     """
 
     guard: Guard
@@ -52,6 +55,8 @@ class Locked:
     tables: Mapping[str, Table]
     counts: Mapping[str, int]
     blocking: frozenset[str] = frozenset()
+    emptied: frozenset[str] = frozenset()
+    scope: Literal["collections", "where"] | None = None
     since: float = field(default_factory=time.monotonic)
 
     def check_write_block(self, seconds: float) -> None:
@@ -115,6 +120,7 @@ class Saving:
         self.published: FinishedFile | None = None
         self.backup_id: str | None = None
         self.errors: list[str] = []
+        self._collections: dict[str, CollectionEntry] | None = None
 
     @contextlib.contextmanager
     def draft(self) -> Iterator[Draft]:
@@ -216,7 +222,9 @@ class Saving:
         transfer = Transfer(
             self._job, locked.guard, locked.installation, locked.dump_installation, draft, locked.tables, locked.counts
         )
-        return transfer.run(self._check_write_block)
+        moved = transfer.run(self._check_write_block)
+        self._collections = transfer.collections
+        return moved
 
     def _publish(self, draft: Draft, outcomes: list[TableOutcome], schema: FinishedFile) -> VerifiedBackup:
         self._check_copies(outcomes)
@@ -251,13 +259,13 @@ class Saving:
         return {
             label: self._locked.guard.count(table, timeout=seconds)
             for label, table in self._locked.tables.items()
-            if label in self._locked.blocking
+            if label in self._locked.emptied
         }
 
     def _make_manifest(self, draft: Draft, outcomes: list[TableOutcome], schema: FinishedFile) -> Manifest:
         locked, parameters = self._locked, self._job.endpoint.parameters
         return Manifest(
-            format_version=manifests.FORMAT_VERSION,
+            format_version=manifests.PARTIAL_VERSION if locked.scope else manifests.FORMAT_VERSION,
             backup_id=draft.backup_id,
             task_id=self._job.task_id,
             created_at=self._moment,
@@ -274,6 +282,8 @@ class Saving:
             duration=round(time.monotonic() - self._began, 3),
             tables={item.label: item.to_entry() for item in outcomes},
             schema_file=SchemaFile(name=schema.path.name, size_bytes=schema.size_bytes, sha256=schema.sha256),
+            collections=self._collections,
+            scope=locked.scope,
         )
 
 

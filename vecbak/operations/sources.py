@@ -49,4 +49,5 @@ def _source_table(label: str, found: FoundBackup, reader: FileReader, into_schem
         size_bytes=entry.size_bytes,
         files=tuple(backup_file(reader, file.name, rows=file.rows, size_bytes=file.size_bytes) for file in entry.files),
         definition=entry.table,
+        is_partial=bool(entry.table.condition),
     )

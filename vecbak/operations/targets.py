@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from vecbak.errors import Refused, RestoreFailed, UsageError
 from vecbak.operations.loading import SourceFile
+from vecbak.operations.migration import Migration, migration_of, types_of
 from vecbak.postgres.catalog import Index, Table
 from vecbak.postgres.names import TableName, parse_table_name
 
@@ -25,7 +27,9 @@ class SourceTable:
         label: its name in the backup.
         target: where it goes, with its schema.
         columns: of the files, in their order.
-        definition: as it was; None where nobody recorded it.
+        definition: as it was; None where nobody recorded it, or where it becomes another.
+        is_partial: whether the files hold some of the table's rows alone: then nothing may empty the table for them.
+        migration: how its rows become those of today's LangChain; `columns` are the latter's then.
     """
 
     label: str
@@ -35,6 +39,8 @@ class SourceTable:
     size_bytes: int
     files: tuple[SourceFile, ...]
     definition: Table | None
+    is_partial: bool = False
+    migration: Migration | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Plan:
         empty: TRUNCATE it first.
         rebuild: indexes to drop before, and to build again after.
         new: it was made by this restore.
+        delete: delete the rows that `table` means first, and no others.
     """
 
     source: SourceTable
@@ -78,6 +85,35 @@ class Plan:
     empty: bool
     rebuild: tuple[Index, ...]
     new: bool = False
+    delete: bool = False
+
+    @property
+    def removes(self) -> bool:
+        """Whether rows that are there now go."""
+        return self.empty or self.delete
+
+
+def migrated(source: Source) -> Source:
+    """The same, its rows as today's LangChain has them.
+
+    Raises:
+        UsageError: they are so already.
+    """
+    tables = tuple(_migrated(table) for table in source.tables)
+    if not any(table.migration for table in tables):
+        raise UsageError(
+            f"nothing in the backup {source.backup_id} is of an older LangChain", "Restore it without --migrate."
+        )
+    return dataclasses.replace(source, tables=tables)
+
+
+def _migrated(table: SourceTable) -> SourceTable:
+    if table.definition is None:
+        return table
+    migration = migration_of(types_of(table.definition, table.columns))
+    if migration is None:
+        return table
+    return dataclasses.replace(table, columns=tuple(migration.values), definition=None, migration=migration)
 
 
 def check_columns(source: SourceTable, table: Table, same_type: Callable[[str], str]) -> None:
@@ -95,6 +131,11 @@ def check_columns(source: SourceTable, table: Table, same_type: Callable[[str], 
         " into another schema: --into-schema NAME --create."
     )
     gone = [name for name in source.columns if name not in there]
+    if "custom_id" in gone and "id" in there:
+        raise RestoreFailed(
+            f"the backup is of an older LangChain's {table.name} (uuid and custom_id), and the table is today's (id)",
+            "Nothing was changed. Use --migrate: custom_id or uuid becomes id, and json becomes jsonb.",
+        )
     if gone:
         raise RestoreFailed(f"{table.name} has no column {', '.join(gone)}, which the backup holds", hint)
     recorded = {column.name: column for column in source.definition.columns} if source.definition else {}
@@ -160,6 +201,11 @@ def make_plan(
             " schema: --into-schema NAME --create.",
         )
     empty = mode == "replace" and not new
+    if empty and source.is_partial:
+        raise Refused(
+            f"the backup holds only some rows of {table.name}, and replacing would remove all others",
+            "Use --mode append or skip-existing, or restore into another schema: --into-schema NAME --create.",
+        )
     how: Literal["load", "merge", "skip"] = "load"
     if rows_before and not empty:
         if mode == "skip-existing":

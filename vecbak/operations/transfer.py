@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 
 from vecbak.backups.files import Draft, FinishedFile, data_name, schema_name
 from vecbak.backups.formats import file_ending
+from vecbak.backups.manifest import CollectionEntry
 from vecbak.checkpoints import reach
+from vecbak.operations.collections import find_pair
 from vecbak.operations.copying import CopyCrew
 from vecbak.operations.exporting import CopyExporter, CopyTask, DumpExporter, Exporter, outside_compression
 from vecbak.operations.job import Job
@@ -17,6 +20,7 @@ from vecbak.operations.parts import Part, cut
 from vecbak.operations.schema_dump import SchemaDump
 from vecbak.operations.tally import Tally
 from vecbak.postgres.catalog import Table
+from vecbak.postgres.collection_queries import census
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.programs import Installation
 from vecbak.postgres.worker import Worker, open_worker
@@ -28,6 +32,9 @@ class Transfer:
     Args:
         tables: by label, locked and counted by the guard.
         counts: rows by label.
+
+    Attributes:
+        collections: LangChain's, counted under the snapshot; None if these are not its tables.
     """
 
     def __init__(
@@ -47,6 +54,9 @@ class Transfer:
         self._draft = draft
         self._tables = dict(tables)
         self._counts = counts
+        self.collections: dict[str, CollectionEntry] | None = None
+        self._census_lock = threading.Lock()
+        self._counted = False
         self._outside = outside_compression(job.runner, job.config.backup, dump_installation)
 
     def run(self, on_poll: Callable[[], None]) -> tuple[list[TableOutcome], FinishedFile]:
@@ -137,7 +147,7 @@ class Transfer:
 
     def _open_worker(self, snapshot: str) -> Worker:
         timeouts = self._job.config.timeouts
-        return open_worker(
+        worker = open_worker(
             self._job.runner,
             self._job.endpoint,
             self._installation,
@@ -148,3 +158,16 @@ class Transfer:
             connect_seconds=timeouts.connect_seconds,
             lock_seconds=timeouts.lock_seconds,
         )
+        with self._census_lock:
+            first, self._counted = not self._counted, True
+        if first:
+            self.collections = self._census(worker)
+        return worker
+
+    def _census(self, worker: Worker) -> dict[str, CollectionEntry] | None:
+        pair = find_pair(self._tables)
+        if pair is None:
+            return None
+        query = census(self._tables[pair.collections], self._tables[pair.embeddings])
+        found = worker.ask_json(query, step="counting the collections", timeout=self._job.config.timeouts.copy_seconds)
+        return {item["name"]: CollectionEntry(uuid=item["uuid"], rows=item["rows"]) for item in found}

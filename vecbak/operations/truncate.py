@@ -27,12 +27,14 @@ def empty_tables(job: Job, guard: Guard, backup: VerifiedBackup, tables: Mapping
         tables: by label; each must be in the backup.
 
     Raises:
-        BackupFailed: a file of the backup changed; nothing truncated.
+        BackupFailed: a file of the backup changed, or it holds some of the rows alone; nothing truncated.
         TruncateFailed: the lock was not granted, the server refused, or the connection was lost.
     """
     if missing := tables.keys() - backup.manifest.tables.keys():
         raise BackupFailed(f"{', '.join(missing)} is not in the backup; nothing was truncated")
-    _check_untouched(backup)
+    if partly := [label for label in tables if backup.manifest.tables[label].table.condition]:
+        raise BackupFailed(f"the backup holds only some rows of {', '.join(partly)}; nothing was truncated")
+    check_untouched(backup)
     try:
         truncated = guard.truncate(
             list(tables.values()),
@@ -46,7 +48,7 @@ def empty_tables(job: Job, guard: Guard, backup: VerifiedBackup, tables: Mapping
             output=error.output,
         ) from None
     reach("truncated")
-    _check_untouched(backup)
+    check_untouched(backup)
     return truncated
 
 
@@ -74,7 +76,12 @@ def commit_truncate(job: Job, guard: Guard, installation: Installation, truncate
         )
 
 
-def _check_untouched(backup: VerifiedBackup) -> None:
+def check_untouched(backup: VerifiedBackup) -> None:
+    """Look at the backup's files once more, just before and after its rows are removed.
+
+    Raises:
+        BackupFailed: one was changed.
+    """
     try:
         backup.check_untouched()
     except FileDamaged as error:

@@ -92,6 +92,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         truncate_triggers: enabled triggers that a TRUNCATE of it fires.
         is_owner: whether we may drop and build its indexes.
         references: oids of the tables that its foreign keys point at.
+        delete_triggers: enabled triggers that a DELETE from it fires.
+        delete_rules: rules that rewrite a DELETE from it.
+        condition: SQL that says which of its rows are meant; empty for all of them. What holds for some rows must never
+            be done to all: nothing may TRUNCATE a table that has one.
     """
 
     oid: int
@@ -122,6 +126,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     is_partition: bool = False
     references: tuple[int, ...] = ()
     primary_key: tuple[str, ...] = ()
+    can_delete: bool = True
+    delete_triggers: tuple[str, ...] = ()
+    delete_rules: tuple[str, ...] = ()
+    condition: str = ""
 
     @property
     def sql(self) -> str:
@@ -132,6 +140,15 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     def source(self) -> str:
         """What stands behind FROM: a plain table's own rows alone, a partitioned table's all."""
         return self.sql if self.kind == "p" else f"ONLY {self.sql}"
+
+    @property
+    def where(self) -> str:
+        """` WHERE …` for the rows that are meant, or nothing."""
+        return f" WHERE ({self.condition})" if self.condition else ""
+
+    def rows_where(self, condition: str) -> Table:
+        """The same table, of which some rows are meant."""
+        return msgspec.structs.replace(self, condition=condition)
 
     @property
     def copied_columns(self) -> tuple[str, ...]:
@@ -232,6 +249,17 @@ _TRUNCATE_TRIGGERS = _list(
     "pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND (t.tgtype & 32) <> 0",
     "t.tgname",
 )
+_DELETE_TRIGGERS = _list(
+    "DISTINCT t.tgname",
+    """pg_catalog.pg_trigger t WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND (t.tgtype & 8) <> 0
+        AND (t.tgrelid = c.oid OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))""",
+    "t.tgname",
+)
+_DELETE_RULES = _list(
+    "r.rulename",
+    "pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '4' AND r.ev_enabled <> 'D'",
+    "r.rulename",
+)
 # A type's binary form is not safe elsewhere if it has none, if it holds oids (reg*, and the element types that arrays and
 # rows of types from outside PostgreSQL carry), or if it is tsvector, whose order depends on the server's own sorting.
 _BINARY_OBSTACLES = """(
@@ -300,5 +328,6 @@ _TABLE = f"""json_build_object(
     'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
     'estimated_rows', c.reltuples::bigint, 'total_bytes', pg_total_relation_size(c.oid), 'table_bytes', pg_table_size(c.oid),
     'children', {_CHILDREN}, 'foreign_partitions', {_FOREIGN_PARTITIONS}, 'foreign_keys', {_FOREIGN_KEYS}, 'publications', {_PUBLICATIONS},
-    'truncate_triggers', {_TRUNCATE_TRIGGERS}, 'columns', {_COLUMNS}, 'constraints', {_CONSTRAINTS},
+    'truncate_triggers', {_TRUNCATE_TRIGGERS}, 'can_delete', has_table_privilege(c.oid, 'DELETE'),
+    'delete_triggers', {_DELETE_TRIGGERS}, 'delete_rules', {_DELETE_RULES}, 'columns', {_COLUMNS}, 'constraints', {_CONSTRAINTS},
     'indexes', {_INDEXES}, 'sequences', {_SEQUENCES})"""

@@ -1,7 +1,7 @@
 """The guard: one psql session that owns one transaction from the first lock to COMMIT.
 
 READ COMMITTED on purpose: each of its statements sees what is true now, also what was committed while it waited
-for its locks. If anything dies, the transaction ends without COMMIT and the rows are still there.
+for its locks. (One that deletes some rows alone is REPEATABLE READ instead: see `vecbak.operations.collections`.) If anything dies, the transaction ends without COMMIT and the rows are still there.
 """
 
 from __future__ import annotations
@@ -53,11 +53,12 @@ class Guard:
         """The settings pinned in this transaction."""
         return queries.pinned_settings(self.server_version)
 
-    def begin(self, *, writes: bool, lock_seconds: float) -> None:
+    def begin(self, *, writes: bool, lock_seconds: float, isolation: str = "READ COMMITTED") -> None:
         """Open the transaction.
 
         Args:
-            writes: whether it is to TRUNCATE; otherwise it is READ ONLY.
+            writes: whether it is to TRUNCATE or DELETE; otherwise it is READ ONLY.
+            isolation: REPEATABLE READ for one that DELETEs what its own snapshot shows.
             lock_seconds: how long each lock may be waited for.
 
         Raises:
@@ -66,7 +67,7 @@ class Guard:
         access = "READ WRITE" if writes else "READ ONLY"
         statements = queries.begin(
             self.server_version,
-            isolation="READ COMMITTED",
+            isolation=isolation,
             access=access,
             application="vecbak guard",
             lock_seconds=lock_seconds,
@@ -77,7 +78,7 @@ class Guard:
         """Lock one table.
 
         Args:
-            mode: SHARE ROW EXCLUSIVE or ACCESS SHARE.
+            mode: SHARE ROW EXCLUSIVE, ROW EXCLUSIVE or ACCESS SHARE.
             timeout: lock_timeout in seconds, with time for the answer on top.
 
         Raises:
@@ -175,8 +176,14 @@ class Guard:
             on_wait: called after each attempt that did not get the lock.
 
         Raises:
-            TruncateFailed: the lock was not granted in time (names the blockers), or the server refused.
+            TruncateFailed: the lock was not granted in time (names the blockers), or the server refused; or only some
+                rows of a table are meant, which TRUNCATE cannot tell from the others.
         """
+        if partly := [table.name for table in tables if table.condition]:
+            raise TruncateFailed(
+                f"only some rows of {', '.join(partly)} are meant, and TRUNCATE would take all of them; nothing was truncated",
+                "This is a bug in vecbak; every row is still there.",
+            )
         if not self._in_short_attempts(lambda attempt: self._try_truncate(tables, attempt), seconds, on_wait):
             raise self._lock_not_granted(tables, seconds)
         return self._after_truncate(tables)

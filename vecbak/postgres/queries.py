@@ -13,6 +13,7 @@ ADVISORY_CLASS = 0x76656362  # "vecb": the upper half of the advisory keys, the 
 # https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-TABLES
 CONFLICTING_MODES = {
     "ACCESS SHARE": ("AccessExclusiveLock",),
+    "ROW EXCLUSIVE": ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"),
     "SHARE ROW EXCLUSIVE": (
         "RowExclusiveLock",
         "ShareUpdateExclusiveLock",
@@ -143,19 +144,19 @@ WHERE l.locktype = 'advisory' AND l.classid = {ADVISORY_CLASS}::oid AND l.objid 
 
 
 def count_rows(table: Table) -> str:
-    """The table's rows, in this statement's snapshot."""
-    return f"SELECT count(*) FROM {table.source};"
+    """The table's rows that are meant, in this statement's snapshot."""
+    return f"SELECT count(*) FROM {table.source}{table.where};"
 
 
 def sample_row_bytes(table: Table, rows: int, *, binary: bool) -> str:
     """The mean width of a row as COPY writes it, in bytes, from about a hundred rows spread over the table."""
     percent = 100 if rows <= 200 else max(0.0001, min(100, 20_000 / rows))
-    return _row_bytes(table, f"TABLESAMPLE SYSTEM ({percent:.6f}) LIMIT 200", binary=binary)
+    return _row_bytes(table, f" TABLESAMPLE SYSTEM ({percent:.6f}){table.where} LIMIT 200", binary=binary)
 
 
 def first_row_bytes(table: Table, *, binary: bool) -> str:
     """The same from the first rows, for when the sample was empty."""
-    return _row_bytes(table, "LIMIT 100", binary=binary)
+    return _row_bytes(table, f"{table.where} LIMIT 100", binary=binary)
 
 
 def _row_bytes(table: Table, sample: str, *, binary: bool) -> str:
@@ -166,7 +167,7 @@ def _row_bytes(table: Table, sample: str, *, binary: bool) -> str:
         width = f"octet_length(ROW({table.column_list})::text)"
     return f"""
 SELECT json_build_object('rows', count(*), 'bytes', coalesce(avg(s.width), 0))
-FROM (SELECT {width} AS width FROM {table.source} {sample}) AS s;
+FROM (SELECT {width} AS width FROM {table.source}{sample}) AS s;
 """
 
 
@@ -190,12 +191,13 @@ def copy_to_file(table: Table, condition: str, file: str, options: str, program:
     """psql's \\copy of some rows into a file of its working directory; columns named, so that generated ones stay out.
 
     Args:
-        condition: ` WHERE …`, or nothing.
+        condition: ` WHERE …` for a part of the table, or nothing.
         file: a name without quotes or backslashes, as `vecbak.backups.files` makes them.
         options: COPY's, e.g. `format binary`.
         program: a compressor's command line; its shell opens the file, so that it stays the one that was created.
     """
-    query = f"SELECT {table.column_list} FROM {table.source}{condition}"
+    rows = f"{condition} AND ({table.condition})" if condition and table.condition else condition or table.where
+    query = f"SELECT {table.column_list} FROM {table.source}{rows}"
     target = f"'{file}'" if program is None else f"program '{program} > {file}'"
     return f"\\copy ({query}) to {target} with ({options})"
 

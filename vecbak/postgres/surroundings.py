@@ -90,3 +90,19 @@ def _sampled(guard: Guard, table: Table, column: str) -> tuple[int, ...]:
         f" FROM {table.source} WHERE {name} IS NOT NULL LIMIT {SAMPLED_ROWS}) AS s;"
     )
     return tuple(guard.ask_json(query, f"reading the dimensions of {table.name}.{column}"))
+
+
+# bit strings are vectors where a vector index says so; a partition is part of its parent
+VECTOR_TABLES = """
+SELECT coalesce(json_agg(c.oid::bigint ORDER BY n.nspname, c.relname), '[]')
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition
+  AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema'
+  AND (EXISTS (
+    SELECT FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND t.typname IN ('vector', 'halfvec', 'sparsevec'))
+  OR EXISTS (
+    SELECT FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class ic ON ic.oid = x.indexrelid
+      JOIN pg_catalog.pg_am am ON am.oid = ic.relam
+    WHERE x.indrelid = c.oid AND am.amname IN ('hnsw', 'ivfflat')));
+"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vecbak.errors import Busy
 from vecbak.postgres import queries
@@ -25,6 +26,10 @@ class Worker:
     def count(self, table: Table, *, timeout: float) -> int:
         """The table's rows under the snapshot."""
         return int(self._session.ask_json(queries.count_rows(table), timeout=timeout, step=f"counting {table.name}"))
+
+    def ask_json(self, query: str, *, step: str, timeout: float) -> Any:
+        """One JSON value, read under the snapshot."""
+        return self._session.ask_json(query, timeout=timeout, step=step)
 
     def copy(self, request: str, *, step: str, timeout: float) -> int:
         r"""Run a `\copy`; the rows that psql says it copied.

@@ -100,8 +100,8 @@ def test_a_schema_file_outside_the_folder_is_refused(tmp_path):
 
 
 def test_another_format_version_asks_for_another_vecbak(tmp_path):
-    with pytest.raises(UsageError, match="format version 2; this vecbak knows 1") as caught:
-        read(written(tmp_path, encode(manifest(format_version=2))))
+    with pytest.raises(UsageError, match="format version 3; this vecbak knows 1, 2") as caught:
+        read(written(tmp_path, encode(manifest(format_version=3))))
     assert "newer" in caught.value.hint
 
 

@@ -1,0 +1,111 @@
+"""The SQL about LangChain's collections, as pure functions: which there are, whose rows they are, and deleting some rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from vecbak.postgres.catalog import Table
+from vecbak.postgres.names import quote_identifier, quote_literal
+from vecbak.postgres.queries import milliseconds
+
+KEY, NAME, REFERENCE = "uuid", "name", "collection_id"
+
+
+def any_of(column: str, values: Iterable[str]) -> str:
+    """A condition: the column has one of these values; none of them: it holds for no row."""
+    listed = ", ".join(quote_literal(value).strip() for value in values)
+    return f"{quote_identifier(column)} IN ({listed})" if listed else f"{quote_identifier(column)} IS NULL AND false"
+
+
+def census(collections: Table, embeddings: Table) -> str:
+    """Every collection that is meant: name, key, embeddings; a second one of the same name is listed as well."""
+    return f"""
+SELECT coalesce(json_agg(json_build_object('name', c.name, 'uuid', c.uuid::text, 'rows', coalesce(e.rows, 0)) ORDER BY c.name, c.uuid), '[]')
+FROM (SELECT uuid, name FROM {collections.source}{collections.where}) AS c
+LEFT JOIN (SELECT collection_id, count(*) AS rows FROM {embeddings.source}{embeddings.where} GROUP BY collection_id) AS e
+  ON e.collection_id = c.uuid
+WHERE c.name IS NOT NULL;
+"""
+
+
+def list_collections(source: str) -> str:
+    """Names and keys of the collections in a table, in order.
+
+    Args:
+        source: what stands behind FROM.
+    """
+    return f"""
+SELECT coalesce(json_agg(json_build_object('name', name, 'uuid', uuid::text) ORDER BY name, uuid), '[]')
+FROM {source} WHERE name IS NOT NULL;
+"""
+
+
+def delete(table: Table, lock_seconds: float) -> str:
+    """Delete the rows that are meant.
+
+    Raises:
+        ValueError: that would be all of them.
+    """
+    if not table.condition:
+        raise ValueError(f"nothing says which rows of {table.name} are to be deleted")
+    return f"SET LOCAL lock_timeout = '{milliseconds(lock_seconds)}ms';\nDELETE FROM {table.source}{table.where};"
+
+
+def others(table: Table) -> str:
+    """The rows that are not meant: how many, and a checksum over their versions, which any change of them would change."""
+    return f"""
+SELECT json_build_object('rows', count(*), 'checksum',
+  coalesce(sum(hashtextextended(concat_ws(' ', tableoid, ctid, xmin), 0)), 0)::text)
+FROM {table.source} WHERE ({table.condition or "true"}) IS NOT TRUE;
+"""
+
+
+def after_delete(table: Table) -> str:
+    """What must hold before COMMIT: the rows left of those that were meant; and our transaction's id."""
+    return f"""
+SELECT json_build_object('rows', (SELECT count(*) FROM {table.source}{table.where}), 'xid', pg_current_xact_id()::text);
+"""
+
+
+def keep_only(scratch: str, column: str, keys: Iterable[str]) -> str:
+    """Remove from a scratch table what is not of these collections."""
+    return f"DELETE FROM {scratch} WHERE ({any_of(column, keys)}) IS NOT TRUE;"
+
+
+def renew(scratch: str, column: str, before: str, now: str) -> str:
+    """Give rows of a scratch table the key that their collection has now."""
+    name = quote_identifier(column)
+    return f"UPDATE {scratch} SET {name} = {quote_literal(now)} WHERE {name} = {quote_literal(before)};"
+
+
+def renamed(scratch: str, collections: Table) -> str:
+    """Collections of a scratch table that have another name in the database: pairs of names, the backup's first."""
+    return f"""
+SELECT coalesce(json_agg(json_build_array(s.name, t.name)), '[]')
+FROM {scratch} s JOIN {collections.source} t ON t.uuid = s.uuid WHERE t.name IS DISTINCT FROM s.name;
+"""
+
+
+def overwrite(scratch: str, collections: Table, columns: Sequence[str]) -> str:
+    """Bring collections back to what a scratch table has; never deleting them, which would take their embeddings along."""
+    others = [quote_identifier(name) for name in columns if name != KEY]
+    sets = ", ".join(f"{name} = s.{name}" for name in others)
+    differs = " OR ".join(f"t.{name}::text IS DISTINCT FROM s.{name}::text" for name in others)
+    target = f"{collections.source} AS t"
+    return f"UPDATE {target} SET {sets} FROM {scratch} s WHERE t.uuid = s.uuid AND ({differs});"
+
+
+def elsewhere(scratch: str, embeddings: Table, keys: Iterable[str]) -> str:
+    """Rows of a scratch table whose key stands in another collection: their number, and one of the keys."""
+    same = " AND ".join(f"s.{quote_identifier(name)} = t.{quote_identifier(name)}" for name in embeddings.primary_key)
+    shown = ", ".join(f"t.{quote_identifier(name)}" for name in embeddings.primary_key)
+    return f"""
+SELECT json_build_object('count', count(*), 'key', min(ROW({shown})::text))
+FROM {scratch} s JOIN {embeddings.source} t ON {same} WHERE (t.{any_of(REFERENCE, keys)}) IS NOT TRUE;
+"""
+
+
+def insert_all(scratch: str, table: Table, columns: Sequence[str]) -> str:
+    """Insert every row of a scratch table."""
+    names = ", ".join(quote_identifier(name) for name in columns)
+    return f"INSERT INTO {table.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {scratch};"

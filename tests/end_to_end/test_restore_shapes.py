@@ -256,3 +256,35 @@ def test_a_table_named_with_its_schema_goes_into_another(tmp_path, database18: D
     done = workspace.run("restore", "latest", "--table", "public.t", "--into-schema", "n", "--create")
     assert done.code == 0, done.stderr
     assert workspace.run("restore", "latest", "--table", "other.t", "--into-schema", "n").code == 2
+
+
+def test_keys_that_are_checked_later(tmp_path, database18: Database):
+    workspace = make(
+        tmp_path,
+        database18,
+        "CREATE TABLE t (id int PRIMARY KEY, u int UNIQUE DEFERRABLE); INSERT INTO t SELECT n, n FROM generate_series(1, 9) n",
+        "t",
+    )
+    before = content(database18, "t")
+    assert workspace.run("backup").code == 0
+    database18.execute("DELETE FROM t WHERE id > 5")
+    done = workspace.run("restore", "latest", "--mode", "skip-existing")
+    assert done.code == 0, done.stderr
+    assert content(database18, "t") == before
+
+
+def test_rows_that_were_there_before_a_constraint(tmp_path, database18: Database):
+    workspace = make(
+        tmp_path,
+        database18,
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2); ALTER TABLE t ADD CONSTRAINT c CHECK (id > 1) NOT VALID",
+        "t",
+    )
+    before = content(database18, "t")
+    assert workspace.run("truncate").code == 0
+    done = workspace.run("restore", "latest")
+    assert done.code == 8
+    assert "--into-schema" in done.stderr
+    done = workspace.run("restore", "latest", "--into-schema", "n", "--create")
+    assert done.code == 0, done.stderr
+    assert content(database18, "n.t") == before

@@ -145,7 +145,10 @@ class Filling:
                     f" (the first: {found['key']}); the target is as it was before",
                     "Use --mode replace to have them as in the backup, or --mode skip-existing to keep them as they are.",
                 )
-        statement = restore_queries.insert_missing(scratch, plan.table, columns, skip_conflicts=plan.how == "skip")
+        # PostgreSQL has no ON CONFLICT for what is checked later
+        checked_now = not any(item.deferrable and item.kind != "f" for item in plan.table.constraints)
+        skip = plan.how == "skip" and checked_now
+        statement = restore_queries.insert_missing(scratch, plan.table, columns, skip_conflicts=skip)
         return self._guard.ask(statement, step, timeout=self._seconds).row_count
 
     def _finish(self, plan: Plan) -> None:

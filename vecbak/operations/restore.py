@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 _HINTS = {
     "23505": "Rows with the same key are there already: use --mode skip-existing, or --mode replace.",
     "23503": "A row points at one that is missing: restore the table that it points at too.",
+    "23514": "The table has a constraint that the rows do not meet: restore into another schema (--into-schema NAME --create).",
     "53100": "The server's disk is full. Make room there, then run vecbak again.",
     "42501": "The role lacks a privilege: let the tables' owner restore them, or grant it.",
     "22P02": "The file does not fit the column's type.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 
 import msgspec
 import pytest
@@ -70,6 +71,8 @@ def test_an_interrupt_reads_nothing_more(tmp_path):
     class Interrupting(FileReader):
         def read(self, name, consume):
             read.append(name)
+            if len(read) > 1:
+                time.sleep(0.05)
             raise KeyboardInterrupt
 
     found, reader = backup(tmp_path, GOOD, 2)

@@ -51,9 +51,15 @@ reader = threading.Thread(target=answers)
 reader.start()
 for line in sys.stdin:
 {indented}
-    child.stdin.write(line.encode())
-    child.stdin.flush()
-child.stdin.close()
+    try:
+        child.stdin.write(line.encode())
+        child.stdin.flush()
+    except BrokenPipeError:  # psql has ended: its exit code is ours
+        break
+try:
+    child.stdin.close()
+except BrokenPipeError:
+    pass
 reader.join()
 """,
     )

@@ -77,12 +77,12 @@ def test_an_interrupt_reads_nothing_more(tmp_path):
 
     found, reader = backup(tmp_path, GOOD, 2)
     entry = found.manifest.tables["items"]
-    many = msgspec.structs.replace(entry, files=entry.files * 50)
+    many = msgspec.structs.replace(entry, files=entry.files * 20_000)
     found = FoundBackup(found.path, msgspec.structs.replace(found.manifest, tables={"items": many}))
     reader = Interrupting(reader.runner, reader.folder, "csv", None, 10)
     with pytest.raises(KeyboardInterrupt):
         verify(found, reader, jobs=1, progress=NoProgress())
-    assert len(read) < 50
+    assert len(read) < 20_000
 
 
 def test_a_line_where_old_psql_stops_is_remembered(tmp_path):

@@ -288,8 +288,11 @@ def print_restore(endpoint: Endpoint, folder: Path, rows: int, dims: int) -> Non
         subprocess.run([*vecbak, "truncate", "-c", config, "--output-dir", out], check=True)
         seconds = timed([*vecbak, "restore", "latest", "-c", str(config), "--output-dir", str(out)])
         subprocess.run([*psql, f"TRUNCATE {TABLE}"], check=True)
-        file = next(out.rglob("*.csv"))
-        live = timed([*psql, f"\\copy {TABLE} from '{file}' with (format csv, header)"])
+        files = sorted(out.rglob("*.csv"))
+        live = timed([*psql[:-1], *(f"-c\\copy {TABLE} from '{file}' with (format csv, header)" for file in files)])
+        with psycopg.connect(endpoint.conninfo) as connection:
+            found = connection.execute(f"SELECT count(*) FROM {TABLE}").fetchone()
+            assert found == (rows,), f"{found} rows were loaded by hand"
     print(f"{rows:,} rows × {dims:,} dimensions back into a table with an HNSW index, one round:\n")
     print("| what | seconds | ratio |\n|---|---:|---:|")
     print(f"| `\\copy` into the live index | {live:.1f} | 1.00 |")

@@ -9,18 +9,24 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from vecbak.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ASK_EVERY_SECONDS = 0.1
 
 
 class Scope:
-    """What may be interrupted as one: the process, or one run in a thread of its own."""
+    """What may be interrupted as one: the process, or one run in a thread of its own.
+
+    Attributes:
+        stop: ends the run's programs; whoever starts it sets this.
+    """
 
     def __init__(self) -> None:
+        self.stop: Callable[[], None] = lambda: None
         self.shielded = False
         self.pending: int | None = None
         self.asked: int | None = None
@@ -35,6 +41,13 @@ class Scope:
         with self._lock:
             self.asked = self.pending = signum
             return not self.shielded
+
+    def end(self, thread: threading.Thread, signum: int) -> None:
+        """End a run in order, and return when its thread has ended."""
+        while thread.is_alive():
+            if self.ask(signum):
+                self.stop()  # again and again, as it may start some meanwhile
+            thread.join(_ASK_EVERY_SECONDS)
 
     def check(self) -> None:
         """Raise what was asked for, once.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -23,12 +24,14 @@ from typing import Any, TypeVar
 
 from vecbak.config import Config, LoadedConfig
 from vecbak.config_file import find_config, load_config
+from vecbak.interrupts import Scope
 from vecbak.logbook import folder_log
 from vecbak.operations.management import manage_vectors
 from vecbak.operations.opening import TASK_ID, open_job
 from vecbak.results import Result
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class VectorTableManager:
@@ -96,36 +99,38 @@ class VectorTableManager:
         return await self._run(backup=backup, truncate=truncate, once=True)
 
     async def _run(self, *, backup: bool, truncate: bool, once: bool) -> dict[str, Any]:
-        future: Future[Result] = Future()
-        stops: list[Callable[[], None]] = []
-        thread = threading.Thread(
-            target=_settle, args=(future, lambda: self._manage(stops, backup, truncate, once)), name="vecbak"
-        )
-        thread.start()
-        try:
-            result = await asyncio.shield(asyncio.wrap_future(future))
-        except asyncio.CancelledError:
-            ended: Future[None] = Future()
-            ender = threading.Thread(target=_settle, args=(ended, lambda: _end(stops, thread)), name="vecbak-end")
-            ender.start()
-            await asyncio.shield(asyncio.wrap_future(ended))
-            ender.join()
-            raise
-        thread.join()
-        return result.to_dict()
+        scope = Scope()
 
-    def _manage(self, stops: list[Callable[[], None]], backup: bool, truncate: bool, once: bool) -> Result:
+        def manage() -> Result:
+            with scope.entered():
+                return self._manage(scope, backup, truncate, once)
+
+        def end() -> None:
+            log.warning("cancelled: ending what runs")
+            scope.end(thread, signal.SIGTERM)
+
+        thread, result = _start(manage)
+        result.add_done_callback(lambda done: done.exception())  # of a cancelled call nobody else asks for it
+        try:
+            return (await asyncio.shield(result)).to_dict()
+        except asyncio.CancelledError:
+            await asyncio.shield(_start(end)[1])
+            raise
+        finally:
+            thread.join()
+
+    def _manage(self, scope: Scope, backup: bool, truncate: bool, once: bool) -> Result:
         config = self._loaded.config
-        with folder_log(config.log_file) as log:
+        with folder_log(config.log_file) as file:
             job = open_job(
                 self._loaded,
                 task_id=self.task_id,
                 output_dir=self.task_output_dir,
-                folder_ready=log.open,
-                mask_with=log.mask_with,
+                folder_ready=file.open,
+                mask_with=file.mask_with,
             )
             with job as opened:
-                stops.append(opened.runner.stop_all)
+                scope.stop = opened.runner.stop_all
                 managed = manage_vectors(
                     opened, backup=backup, truncate=truncate, environment=os.environ if once else {}
                 )
@@ -133,16 +138,16 @@ class VectorTableManager:
                 return managed.result
 
 
-def _settle(future: Future[T], work: Callable[[], T]) -> None:
-    try:
-        future.set_result(work())
-    except BaseException as error:  # noqa: BLE001 - raised where it is awaited
-        future.set_exception(error)
+def _start(work: Callable[[], T]) -> tuple[threading.Thread, asyncio.Future[T]]:
+    """Do it in a thread of its own; the future is of the running event loop."""
+    future: Future[T] = Future()
 
+    def settle() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+            future.set_exception(error)
 
-def _end(stops: list[Callable[[], None]], thread: threading.Thread) -> None:
-    logging.getLogger("vecbak").warning("cancelled: ending what runs")
-    while thread.is_alive():
-        for stop in tuple(stops):
-            stop()
-        thread.join(0.1)
+    thread = threading.Thread(target=settle, name="vecbak")
+    thread.start()
+    return thread, asyncio.wrap_future(future)

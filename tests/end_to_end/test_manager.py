@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import os
 import threading
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from tests.support.server import Database
 from tests.support.workspace import Workspace
-from vecbak import VectorTableManager
+from vecbak import VectorTableManager, checkpoints
 from vecbak.config import Config, Connection
 from vecbak.config_file import load_config
 from vecbak.errors import ConnectionFailed, Refused, UsageError, VecbakError
@@ -120,7 +122,7 @@ def test_a_failure_is_raised_with_its_result(workspace: Workspace):
     assert threading.active_count() == 1 or children() == []
 
 
-def test_a_cancelled_call_rolls_back(workspace: Workspace):
+def test_a_cancelled_call_rolls_back(workspace: Workspace, caplog):
     workspace.save(timeouts={"lock_seconds": 60})
 
     async def main() -> None:
@@ -135,9 +137,33 @@ def test_a_cancelled_call_rolls_back(workspace: Workspace):
 
     before = threading.active_count()
     asyncio.run(main())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
     assert threading.active_count() == before
     assert children() == []
     assert workspace.database.count(EMBEDDING) == 62
+
+
+def test_a_call_that_is_cancelled_after_commit_still_records_it(workspace: Workspace, monkeypatch):
+    reached = workspace.folder / "reached"
+    monkeypatch.setattr(checkpoints, "_stop_at", "committed")
+    monkeypatch.setenv(checkpoints.STOP_FILE, str(reached))
+
+    async def main() -> None:
+        task = asyncio.create_task(manager(workspace).truncate_vector_tables())
+        while not reached.exists():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(0.5)
+        assert not task.done()
+        reached.unlink()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    manifest = json.loads(next(workspace.backups.glob("vector_backup_*.json")).read_text())
+    assert manifest["truncated"]["rows_removed"] == {EMBEDDING: 62}
+    assert "truncated" in (workspace.out / "data_pipeline.log").read_text()
 
 
 def test_a_parent_has_done_it(workspace: Workspace, monkeypatch):

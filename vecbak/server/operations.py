@@ -147,7 +147,7 @@ def _opened(loaded: LoadedConfig, work: Work, folder: Path | None, ready: Callab
             mask_with=mask_with,
         )
         with job as opened:
-            work.stop = opened.runner.stop_all
+            work.scope.stop = opened.runner.stop_all
             yield opened
 
 

@@ -19,7 +19,6 @@ from vecbak.server.problems import Problem, Stopping, masked, problem_of
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 1000  # operations that ended; their folders know them too
-_STOP_EVERY_SECONDS = 0.1
 
 Document = dict[str, Any]
 
@@ -72,7 +71,6 @@ class Work:
         asked: what was asked for, as `task_config.json` holds it.
 
     Attributes:
-        stop: ends its programs.
         mask: removes secrets from texts.
         run: of a workflow, how far it is.
         recorded: whether its folder knows of it.
@@ -84,7 +82,6 @@ class Work:
         self.asked = asked
         self.progress = RowProgress()
         self.scope = Scope()
-        self.stop: Callable[[], None] = lambda: None
         self.mask: Callable[[str], str] = lambda text: text
         self.run: WorkflowRun | None = None
         self.recorded = False
@@ -98,10 +95,8 @@ class Work:
 
     def end(self, signum: int) -> None:
         """End it in order, and return when its thread has ended."""
-        while self.thread and self.thread.is_alive():
-            if self.scope.ask(signum):
-                self.stop()
-            self.thread.join(_STOP_EVERY_SECONDS)
+        if self.thread:
+            self.scope.end(self.thread, signum)
 
 
 Operation = Callable[[Work], Document]
@@ -161,7 +156,7 @@ class Tasks:
             outcome = _outcome(work, operation)
         with self._lock:
             work.outcome = outcome
-            work.stop, work.run = (lambda: None), None
+            work.scope.stop, work.run = (lambda: None), None
             del self._running[work.task_id]
             self._ended[work.task_id] = work
             self._ended.move_to_end(work.task_id)

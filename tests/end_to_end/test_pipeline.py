@@ -152,6 +152,34 @@ def test_a_failed_load_takes_itself_back(workspace: Workspace, body, code):
     assert "the old vectors were brought back from backup" in done.stderr
 
 
+def test_a_backend_that_outlives_its_command_is_waited_for(workspace: Workspace):
+    """A killed command's query runs on, and its transaction holds the table longer than lock_seconds."""
+    workspace.save(timeouts={"lock_seconds": 1})
+    before = both(workspace.database)
+    body = f"""
+import threading
+connection = psycopg.connect({workspace.database.socket_dsn!r})
+connection.execute("INSERT INTO {EMBEDDING} (id) VALUES ('half')")
+threading.Thread(target=connection.execute, args=("SELECT pg_sleep(5)",), daemon=True).start()
+time.sleep(0.5)
+os.kill(os.getpid(), signal.SIGKILL)"""
+    done = run(workspace, *RESTORE, command=python(workspace, "bad.py", body))
+    assert done.code == 137, done.stderr
+    assert "trying again" in done.stderr
+    assert both(workspace.database) == before
+
+
+def test_the_backup_is_not_pruned_while_the_load_runs(workspace: Workspace):
+    before = both(workspace.database)
+    workspace.save(retention={"keep_last": 1})
+    prune = [str(VECBAK), "backup", "--prune", "--output-dir", str(workspace.out)]
+    body = f"import subprocess; insert('half'); subprocess.run({prune!r}, check=True); sys.exit(9)"
+    done = run(workspace, *RESTORE, command=python(workspace, "bad.py", body))
+    assert done.code == 9, done.stderr
+    assert backups(workspace) == 3  # its own, the one of the load, and the safety backup
+    assert both(workspace.database) == before
+
+
 def test_a_table_may_be_left_empty(workspace: Workspace):
     assert run(workspace, *RESTORE, "--allow-empty", command=["true"]).code == 0
     assert workspace.database.count(EMBEDDING) == 0

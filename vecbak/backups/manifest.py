@@ -5,29 +5,42 @@ It carries a checksum of itself, so that any change of any byte is noticed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import stat
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from vecbak.errors import UsageError
+from vecbak.errors import BackupDamaged, UsageError
 from vecbak.postgres.catalog import Server, Table
 
 FORMAT_VERSION = 1
-PARTIAL_VERSION = (
-    2  # of a backup that holds some rows alone: an older vecbak, which would replace all rows by them, refuses it
-)
+PARTIAL_VERSION = 2  # holds some rows alone; an older vecbak, which would replace all rows by them, refuses it
 KNOWN_VERSIONS = (FORMAT_VERSION, PARTIAL_VERSION)
 MAXIMUM_BYTES = 256 << 20
 
 
 class DamagedManifest(UsageError):
     """A manifest that is not what was written."""
+
+
+@contextlib.contextmanager
+def undamaged() -> Iterator[None]:
+    """For whoever needs what a manifest says, and not only looks.
+
+    Raises:
+        BackupDamaged: one is not what was written.
+    """
+    try:
+        yield
+    except DamagedManifest as error:
+        raise BackupDamaged(error.message, error.hint) from None
 
 
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"')

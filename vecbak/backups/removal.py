@@ -1,7 +1,8 @@
 """Taking a backup away: first it stops being a backup, then its files go.
 
 The manifest becomes the claim of a run that has ended (see `vecbak.backups.files`): whoever is killed in the middle
-leaves what the next run in the folder removes as leftovers, and never half a backup that looks whole.
+leaves what the next run in the folder removes as leftovers, and never half a backup that looks whole. Whoever reads a
+backup holds a lock on its schema's file, which, unlike its manifest, is never replaced (flock(2)).
 """
 
 from __future__ import annotations
@@ -25,6 +26,32 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 class InUse(Exception):
     """The backup belongs to somebody who is still at work on it; says who."""
+
+
+@contextlib.contextmanager
+def reading(found: FoundBackup) -> Iterator[None]:
+    """As long as the context lasts, no prune removes this backup.
+
+    Raises:
+        UsageError: one is removing it.
+    """
+    gone = UsageError(f"backup {found.manifest.backup_id} is being removed by another vecbak", "Name another backup.")
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = os.open(_schema(found), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise gone from None
+        except OSError:
+            pass  # it is missing, or nobody can lock here: that is for whoever verifies it to say
+        if not found.path.exists():
+            raise gone
+        yield
+
+
+def _schema(found: FoundBackup) -> Path:
+    return found.path.parent / found.manifest.schema_file.name
 
 
 def named_files(manifest: Manifest) -> dict[str, int]:
@@ -90,33 +117,27 @@ def remove_backup(found: FoundBackup, theirs: set[str], suffix: str) -> int:
 @contextlib.contextmanager
 def _claimed(found: FoundBackup, suffix: str) -> Iterator[Path]:
     """Its manifest, renamed to the claim, and locked as long as the context lasts."""
-    descriptor = _lock(found.path)
-    try:
-        if not os.path.samestat(os.fstat(descriptor), found.path.lstat()) or _changed(found):
-            raise InUse("it changed meanwhile")
-        claim = found.path.with_name(found.path.name + suffix)
-        _withdraw(found.path, claim, descriptor)
-        sync_folder(found.path.parent)
+    with contextlib.ExitStack() as locks:
+        try:
+            descriptor = _lock(found.path, "its run has not ended", locks)
+            _lock(_schema(found), "somebody reads it", locks)
+            if not os.path.samestat(os.fstat(descriptor), found.path.lstat()) or _changed(found):
+                raise InUse("it changed meanwhile")
+            claim = found.path.with_name(found.path.name + suffix)
+            _withdraw(found.path, claim, descriptor)
+            sync_folder(found.path.parent)
+        except FileNotFoundError:
+            raise InUse("another vecbak removed it") from None
         yield claim
-    except FileNotFoundError:
-        raise InUse("another vecbak removed it") from None
-    finally:
-        os.close(descriptor)
 
 
-def _lock(path: Path) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise InUse("another vecbak removed it") from None
+def _lock(path: Path, why_not: str, locks: contextlib.ExitStack) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    locks.callback(os.close, descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
-        raise InUse("its run has not ended") from None
-    except OSError:
-        os.close(descriptor)
-        raise
+        raise InUse(why_not) from None
     return descriptor
 
 

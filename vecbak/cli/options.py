@@ -66,16 +66,11 @@ def load_or_defaults(option: str | None) -> LoadedConfig:
 
 def backup_folders(loaded: LoadedConfig, task_id: str | None, output_dir: str | None) -> list[Path]:
     """Where backups are looked for: in one run's folder if it is named, else everywhere that they could be."""
-    from vecbak.backups.inventory import search_folders
-    from vecbak.operations.opening import check_task_id, task_folder
+    from vecbak.operations import opening
 
-    config = loaded.config
-    where = None
     if task_id is not None:
-        check_task_id(task_id)
-    if output_dir is not None or task_id is not None:
-        where = task_folder(loaded, task_id or "", output_dir)
-    return search_folders(where, loaded.resolve(config.tasks_directory), config.backup.backup_directory)
+        opening.check_task_id(task_id)
+    return opening.backup_folders(loaded, task_id, output_dir)
 
 
 def find(backup: str, loaded: LoadedConfig, task_id: str | None, output_dir: str | None) -> FoundBackup:
@@ -89,20 +84,23 @@ def find(backup: str, loaded: LoadedConfig, task_id: str | None, output_dir: str
     return find_backup(backup, [] if is_path(backup) else backup_folders(loaded, task_id, output_dir))
 
 
-def find_undamaged(backup: str, loaded: LoadedConfig, task_id: str | None, output_dir: str | None) -> FoundBackup:
-    """The same for commands that use its content.
+@contextlib.contextmanager
+def reading_backup(
+    backup: str, loaded: LoadedConfig, task_id: str | None, output_dir: str | None
+) -> Iterator[FoundBackup]:
+    """The same for commands that use its content: no prune removes it meanwhile.
 
     Raises:
         BackupDamaged: its manifest is not what was written.
         UsageError: there is none, or more than one.
     """
-    from vecbak.backups.manifest import DamagedManifest
-    from vecbak.errors import BackupDamaged
+    from vecbak.backups.manifest import undamaged
+    from vecbak.backups.removal import reading
 
-    try:
-        return find(backup, loaded, task_id, output_dir)
-    except DamagedManifest as error:
-        raise BackupDamaged(error.message, error.hint) from None
+    with undamaged():
+        found = find(backup, loaded, task_id, output_dir)
+    with reading(found):
+        yield found
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +11,15 @@ import click
 
 from vecbak import interrupts
 from vecbak.cli.boundary import Settings
-from vecbak.cli.options import find_undamaged, load, open_job, options
+from vecbak.cli.options import load, open_job, options, reading_backup
 from vecbak.errors import Declined, UsageError
 
 if TYPE_CHECKING:
-    from vecbak.operations.targets import Mode
+    from vecbak.backups.inventory import FoundBackup
+    from vecbak.backups.manifest import Manifest
+    from vecbak.operations.job import Job
+    from vecbak.operations.restore import RestoreOptions
+    from vecbak.operations.targets import Mode, Source
     from vecbak.postgres.names import TableName
 
 
@@ -101,55 +107,76 @@ def _run(
     yes: bool,
 ) -> None:
     from vecbak import report
-    from vecbak.operations.collection_restore import scope_of
-    from vecbak.operations.csv_pair import pair_source
     from vecbak.operations.dry_restore import planned_restore
     from vecbak.operations.opening import folder_of_backup
-    from vecbak.operations.preview import preview_of
-    from vecbak.operations.prove import file_reader
     from vecbak.operations.restore import RestoreOptions
     from vecbak.operations.restore import restore as run_restore
-    from vecbak.operations.sources import backup_source
 
     settings.json = as_json
     loaded = load(config)
-    names = _parse(tables)
-    schema = _schema(into_schema)
+    names, schema = _parse(tables), _schema(into_schema)
     options = RestoreOptions(
         mode=mode, create=create, safety_backup=not no_safety_backup, collections=collections, migrate=migrate
     )
-    found = find_undamaged(backup, loaded, task_id, output_dir) if backup is not None else None
-    folder: str | Path | None = output_dir
-    if output_dir is None and task_id is None:
-        folder = folder_of_backup(found.path if found else Path((csv_pair or ("", ""))[1]).absolute(), loaded)
-    with open_job(settings, loaded, task_id, folder, as_json=as_json) as job:
+    with contextlib.ExitStack() as stack:
+        found = stack.enter_context(reading_backup(backup, loaded, task_id, output_dir)) if backup is not None else None
+        folder: str | Path | None = output_dir
+        if output_dir is None and task_id is None:
+            folder = folder_of_backup(found.path if found else Path((csv_pair or ("", ""))[1]).absolute(), loaded)
+        job = stack.enter_context(open_job(settings, loaded, task_id, folder, as_json=as_json))
         if found:
-            reader = file_reader(job, found.manifest, found.path.parent)
-            source = backup_source(found, reader, tables=names, into_schema=schema, jobs=loaded.config.backup.jobs)
+            source = _source(job, found, names, schema)
         else:
-            assert csv_pair is not None  # noqa: S101 - _check has seen to it
-            skip = Path(skip_bad_rows).expanduser() if skip_bad_rows is not None else None
-            collection, embedding = map(Path, csv_pair)
-            source = pair_source(
-                job, collection, embedding, schema, names, skip, touch_nothing=dry_run, migrate=migrate
-            )
+            source = _pair(job, csv_pair, names, schema, skip_bad_rows, touch_nothing=dry_run, migrate=migrate)
+        manifest = found.manifest if found else None
         if dry_run:
-            report.show_commands(
-                planned_restore(job, source, found.manifest if found else None, options), as_json=as_json
-            )
+            report.show_commands(planned_restore(job, source, manifest, options), as_json=as_json)
             return
-        wanted = {table.label: table.target for table in source.tables}
         if mode == "replace" and not yes and report.is_interactive():
-            scope = scope_of(source, found.manifest if found else None, collections)
-            preview = preview_of(job, wanted, scope.names if scope else ())
-            if not report.ask_to_replace(preview, source.backup_id, safety_backup=options.safety_backup):
-                raise Declined("the answer was not yes; nothing was done", "Answer y, or use --yes.")
-        result = run_restore(job, source, found.manifest if found else None, options)
+            _ask(job, source, manifest, options)
+        result = run_restore(job, source, manifest, options)
         interrupts.hold()  # what is done is reported
     if as_json:
         report.show_document(result.to_dict())
     elif settings.verbosity >= 0:
         report.show_restored(result)
+
+
+def _source(job: Job, found: FoundBackup, names: Sequence[TableName], schema: str | None) -> Source:
+    from vecbak.operations.prove import file_reader
+    from vecbak.operations.sources import backup_source
+
+    reader = file_reader(job, found.manifest, found.path.parent)
+    return backup_source(found, reader, tables=names, into_schema=schema, jobs=job.config.backup.jobs)
+
+
+def _pair(
+    job: Job,
+    csv_pair: tuple[str, str] | None,
+    names: Sequence[TableName],
+    schema: str | None,
+    skip_bad_rows: str | None,
+    *,
+    touch_nothing: bool,
+    migrate: bool,
+) -> Source:
+    from vecbak.operations.csv_pair import pair_source
+
+    collection, embedding = map(Path, csv_pair or ("", ""))
+    skip = Path(skip_bad_rows).expanduser() if skip_bad_rows is not None else None
+    return pair_source(job, collection, embedding, schema, names, skip, touch_nothing=touch_nothing, migrate=migrate)
+
+
+def _ask(job: Job, source: Source, manifest: Manifest | None, options: RestoreOptions) -> None:
+    from vecbak import report
+    from vecbak.operations.collection_restore import scope_of
+    from vecbak.operations.preview import preview_of
+
+    scope = scope_of(source, manifest, options.collections)
+    wanted = {table.label: table.target for table in source.tables}
+    preview = preview_of(job, wanted, scope.names if scope else ())
+    if not report.ask_to_replace(preview, source.backup_id, safety_backup=options.safety_backup):
+        raise Declined("the answer was not yes; nothing was done", "Answer y, or use --yes.")
 
 
 def _parse(tables: tuple[str, ...]) -> list[TableName]:

@@ -6,7 +6,7 @@ import click
 
 from vecbak import interrupts
 from vecbak.cli.boundary import Settings
-from vecbak.cli.options import find_undamaged, load_or_defaults, open_local_job, options
+from vecbak.cli.options import load_or_defaults, open_local_job, options, reading_backup
 
 
 @click.command()
@@ -42,8 +42,10 @@ def verify(
     if on is not None and not restore:
         raise click.UsageError("--on needs --restore")
     loaded = load_or_defaults(config)
-    with open_local_job(settings, loaded, as_json=as_json) as job:
-        found = find_undamaged(backup, loaded, task_id, output_dir)
+    with (
+        open_local_job(settings, loaded, as_json=as_json) as job,
+        reading_backup(backup, loaded, task_id, output_dir) as found,
+    ):
         endpoint = endpoint_from_dsn(on, loaded) if on is not None else None
         reader = file_reader(job, found.manifest, found.path.parent)
         result, _ = verify_files(found, reader, jobs=loaded.config.backup.jobs, progress=job.progress)

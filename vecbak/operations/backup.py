@@ -243,9 +243,7 @@ class BackupRun:
             if label in locked.emptied
         }
         if isinstance(error, BackupFailed) and self._saving:
-            self._saving.withdraw(
-                draft
-            )  # its files were harmed: it is no backup any more, and every row is still there
+            self._saving.withdraw(draft)  # files were harmed: no backup any more, and every row is still there
         with contextlib.suppress(OSError):
             backup_log.append(draft.folder, self._truncate_section(locked, errors=[reason_of(error)]))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+from vecbak.backups.inventory import search_folders
 from vecbak.config import LoadedConfig
 from vecbak.errors import UsageError
 from vecbak.operations.job import Job
@@ -49,6 +50,17 @@ def task_folder(loaded: LoadedConfig, task_id: str, output_dir: str | Path | Non
     if not str(output_dir) or "\0" in str(output_dir):
         raise UsageError("--output-dir is no folder's name", "Give a path.")
     return Path(output_dir).expanduser().absolute()
+
+
+def backup_folders(loaded: LoadedConfig, task_id: str | None, output_dir: str | None) -> list[Path]:
+    """Where backups are looked for: in one run's folder if it is named, else everywhere that they could be.
+
+    Raises:
+        UsageError: no folder's name.
+    """
+    config = loaded.config
+    where = task_folder(loaded, task_id or "", output_dir) if task_id is not None or output_dir is not None else None
+    return search_folders(where, loaded.resolve(config.tasks_directory), config.backup.backup_directory)
 
 
 def folder_of_backup(file: Path, loaded: LoadedConfig) -> Path | None:

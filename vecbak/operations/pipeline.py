@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from vecbak import interrupts
-from vecbak.backups.inventory import find_backup
-from vecbak.errors import ExitCode, Interrupted, UsageError, VecbakError
+from vecbak.backups.inventory import FoundBackup, find_backup
+from vecbak.backups.removal import reading
+from vecbak.errors import Busy, ExitCode, Interrupted, UsageError, VecbakError
 from vecbak.operations.backup import WHOLE
 from vecbak.operations.extent import Extent
 from vecbak.operations.job import Job
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 OnFailure = Literal["keep", "restore"]
 TIMED_OUT = 124  # as timeout(1)
 LEFT_EMPTY = 1
+_TRY_AGAIN_SECONDS = 1
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,16 @@ def load_and_watch(
         Interrupted: we were; what was asked for in that case has been done.
         RestoreFailed: the old vectors could not be brought back; they are in the backup.
     """
-    watched = on_failure == "restore" and managed.result.backup_performed
+    if on_failure == "keep" or not managed.result.backup_performed:
+        return _load(job, managed, run, None, allow_empty, extent)
+    found = find_backup(str(Path(str(managed.result.manifest))), [])
+    with reading(found):  # another run's prune may come by while the load goes on
+        return _load(job, managed, run, found, allow_empty, extent)
+
+
+def _load(
+    job: Job, managed: Managed, run: Callable[[], int], old: FoundBackup | None, allow_empty: bool, extent: Extent
+) -> Loaded:
     raised: BaseException | None = None
     try:
         interrupts.release()  # held since COMMIT: the load may be interrupted again
@@ -84,12 +96,12 @@ def load_and_watch(
         interrupts.hold()
         raised, code, failure = error, ExitCode.BUG, f"could not be run: {error}"
     code = 128 - code if code < 0 else code
-    if watched and failure is None and not allow_empty and (empty := _left_empty(job, managed, extent)):
+    if old and failure is None and not allow_empty and (empty := _left_empty(job, managed, extent)):
         code, failure = LEFT_EMPTY, f"succeeded, but left {', '.join(empty)} empty"
     if failure is None:
         return Loaded(code)
     log.error("the command %s", failure)
-    loaded = Loaded(code, failure, _bring_back(job, managed) if watched else None)
+    loaded = Loaded(code, failure, _bring_back(job, old) if old else None)
     if isinstance(raised, Interrupted):
         raised.result = loaded
     if raised:
@@ -127,13 +139,20 @@ def _left_empty(job: Job, managed: Managed, extent: Extent) -> list[str]:
         return sorted(had_rows)
 
 
-def _bring_back(job: Job, managed: Managed) -> RestoreResult:
-    log.warning("bringing back the vectors of backup %s", managed.result.backup_id)
-    found = find_backup(str(Path(str(managed.result.manifest))), [])
+def _bring_back(job: Job, found: FoundBackup) -> RestoreResult:
+    log.warning("bringing back the vectors of backup %s", found.manifest.backup_id)
     reader = file_reader(job, found.manifest, found.path.parent)
     try:
         source = backup_source(found, reader, tables=(), into_schema=None, jobs=job.config.backup.jobs)
-        return restore(job, source, found.manifest, RestoreOptions(mode="replace"))
+        deadline = time.monotonic() + job.config.timeouts.truncate_seconds
+        while True:
+            try:
+                return restore(job, source, found.manifest, RestoreOptions(mode="replace"))
+            except Busy as error:  # a command that was killed leaves a backend, which holds its locks a while longer
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("%s; trying again", error.message)
+                time.sleep(_TRY_AGAIN_SECONDS)
     except VecbakError as error:
         error.hint = f"The old vectors are in {found.path}: vecbak restore {found.path} --mode replace. {error.hint}"
         raise

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vecbak.backups.inventory import FoundBackup, Inventory, find_backup, search_folders, take_inventory
-from vecbak.backups.manifest import DamagedManifest
+from vecbak.backups.inventory import FoundBackup, Inventory, find_backup, take_inventory
+from vecbak.backups.manifest import undamaged
+from vecbak.backups.removal import reading
 from vecbak.config import LoadedConfig
-from vecbak.errors import BackupDamaged, Interrupted, UsageError, VecbakError
+from vecbak.errors import Interrupted, UsageError, VecbakError
 from vecbak.logbook import folder_log
 from vecbak.operations.backup import back_up
 from vecbak.operations.job import Job
-from vecbak.operations.opening import TASK_ID, folder_of_backup, new_task_id, open_job, task_folder
+from vecbak.operations.opening import TASK_ID, backup_folders, folder_of_backup, new_task_id, open_job, task_folder
 from vecbak.operations.prove import file_reader
 from vecbak.operations.restore import RestoreOptions, restore
 from vecbak.operations.sources import backup_source
@@ -79,9 +80,10 @@ def restoring(loaded: LoadedConfig, found: FoundBackup, request: RestoreRequest)
     """Restore a backup; a safety backup goes beside it."""
 
     def run(job: Job) -> RestoreResult:
-        reader = file_reader(job, found.manifest, found.path.parent)
-        source = backup_source(found, reader, tables=(), into_schema=None, jobs=loaded.config.backup.jobs)
-        return restore(job, source, found.manifest, RestoreOptions(mode=request.mode))
+        with reading(found):
+            reader = file_reader(job, found.manifest, found.path.parent)
+            source = backup_source(found, reader, tables=(), into_schema=None, jobs=loaded.config.backup.jobs)
+            return restore(job, source, found.manifest, RestoreOptions(mode=request.mode))
 
     folder = folder_of_backup(found.path, loaded)
     return lambda work: _recorded(loaded, work, folder, run)
@@ -101,9 +103,8 @@ def find(loaded: LoadedConfig, backup_id: str, task_id: str | None) -> FoundBack
         BackupDamaged: its manifest is not what was written.
     """
     try:
-        return find_backup(backup_id, _folders(loaded, task_id))
-    except DamagedManifest as error:
-        raise BackupDamaged(error.message, error.hint) from None
+        with undamaged():
+            return find_backup(backup_id, backup_folders(loaded, task_id, None))
     except UsageError as error:
         raise NotFound(error.message, "GET /api/v0/data_pipeline/vector/backups names what there is.") from None
 
@@ -116,13 +117,7 @@ def inventory(loaded: LoadedConfig, task_id: str | None) -> Inventory:
     """
     if task_id is not None and not task_folder(loaded, task_id, None).is_dir():
         raise NotFound(f"there is no task {task_id}", "It has no folder below tasks_directory.")
-    return take_inventory(_folders(loaded, task_id))
-
-
-def _folders(loaded: LoadedConfig, task_id: str | None) -> list[Path]:
-    config = loaded.config
-    where = None if task_id is None else task_folder(loaded, task_id, None)
-    return search_folders(where, loaded.resolve(config.tasks_directory), config.backup.backup_directory)
+    return take_inventory(backup_folders(loaded, task_id, None))
 
 
 @contextlib.contextmanager

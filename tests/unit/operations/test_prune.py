@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.unit.examples import data_file, manifest, table
 from vecbak.backups import removal
-from vecbak.backups.files import remove_leftovers
+from vecbak.backups.files import amend_manifest, remove_leftovers
 from vecbak.backups.manifest import SchemaFile, TableEntry, encode
-from vecbak.backups.removal import InUse, remove_backup
+from vecbak.backups.removal import InUse, reading, remove_backup
 from vecbak.config import Retention
+from vecbak.errors import UsageError
 from vecbak.operations.prune import plan, prune
 
 NONE = Retention(keep_last=0, keep_daily=0, keep_weekly=0, keep_monthly=0)
@@ -154,6 +155,30 @@ def test_a_backup_whose_run_has_not_ended_stays(tmp_path):
     assert actions(result)["20250101_000000"] == ("keep", ("its run has not ended",))
     assert csv_of(old).exists()
     assert actions(run(tmp_path))["20250101_000000"][0] == "removed"
+
+
+def test_a_backup_that_somebody_reads_stays(tmp_path):
+    """Also when its manifest is replaced meanwhile, as `verify --restore` does."""
+    old = put(tmp_path, 0)
+    put(tmp_path, 1)
+    found = plan([tmp_path], NONE).decisions[-1].found
+    with reading(found), reading(found):
+        amend_manifest(old, old.read_bytes(), ".tmp")
+        result = run(tmp_path)
+    assert actions(result)["20250101_000000"] == ("keep", ("somebody reads it",))
+    assert csv_of(old).exists()
+    assert actions(run(tmp_path))["20250101_000000"][0] == "removed"
+    with pytest.raises(UsageError, match="is being removed"), reading(found):
+        pass
+
+
+def test_a_backup_that_is_being_removed_is_not_read(tmp_path):
+    old = put(tmp_path, 0)
+    found = plan([tmp_path], NONE).decisions[-1].found
+    with (old.parent / found.manifest.schema_file.name).open() as removing:
+        fcntl.flock(removing, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match="is being removed"), reading(found):
+            pass
 
 
 def test_a_backup_whose_manifest_is_being_rewritten_stays(tmp_path):

@@ -5,8 +5,10 @@ Exit codes are part of the command line's contract: shell scripts branch on them
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import signal
+from collections.abc import Callable, Iterator
 
 
 class ExitCode(enum.IntEnum):
@@ -119,3 +121,31 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
         self.result: object = None
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run ended, in one line."""
+    if isinstance(error, VecbakError):
+        return error.message
+    return f"interrupted by {error}" if isinstance(error, Interrupted) else f"a bug: {type(error).__name__}"
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What a run that ended so tells the shell."""
+    if isinstance(error, Interrupted):
+        return 128 + error.signum
+    return int(error.exit_code if isinstance(error, VecbakError) else ExitCode.BUG)
+
+
+@contextlib.contextmanager
+def telling(result: Callable[[str], object]) -> Iterator[None]:
+    """Let what ends this context early carry how far it came.
+
+    Args:
+        result: makes it, given the reason.
+    """
+    try:
+        yield
+    except (VecbakError, Interrupted) as error:
+        error.result = result(reason_of(error))
+        raise

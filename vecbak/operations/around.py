@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from vecbak.errors import Interrupted
+from vecbak.errors import Interrupted, reason_of
 from vecbak.operations import metrics
 from vecbak.operations import prune as pruning
 from vecbak.operations.hooks import run_after, run_before, run_on_error
@@ -62,7 +62,7 @@ def _after_success(job: Job, result: Result, *, prune: bool) -> Result:
         warnings += run_after(job, result)
     except Interrupted as interrupt:
         job.runner.stop_all()
-        interrupt.result = _with_errors(result, [*warnings, f"interrupted by {interrupt}"])
+        interrupt.result = _with_errors(result, [*warnings, reason_of(interrupt)])
         raise
     finally:
         if warning := _record(job, metrics.LastRun(_now(job), True, result.duration, tables)):

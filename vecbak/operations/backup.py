@@ -13,7 +13,16 @@ from vecbak.backups.files import Draft, FinishedFile, amend_manifest
 from vecbak.backups.manifest import Manifest, TruncateRecord
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
-from vecbak.errors import BackupFailed, Contended, Interrupted, Refused, TruncateUnknown, VecbakError
+from vecbak.errors import (
+    BackupFailed,
+    Contended,
+    Interrupted,
+    Refused,
+    TruncateUnknown,
+    VecbakError,
+    reason_of,
+    telling,
+)
 from vecbak.operations import preflight
 from vecbak.operations.around import surround
 from vecbak.operations.copying import explain
@@ -21,7 +30,7 @@ from vecbak.operations.extent import Extent, Whole
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
 from vecbak.operations.prove import prove
-from vecbak.operations.saving import Locked, Saving, count_and_find_room, reason_of
+from vecbak.operations.saving import Locked, Saving, count_and_find_room
 from vecbak.operations.truncate import commit_truncate
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.guard import Guard
@@ -51,14 +60,8 @@ def back_up(job: Job, *, truncate: bool, prune: bool = False, extent: Extent = W
 
 def _back_up(job: Job, extent: Extent, *, truncate: bool) -> Result:
     run = BackupRun(job, extent, truncate=truncate)
-    try:
+    with telling(run.result):
         run.execute()
-    except VecbakError as error:
-        error.result = run.result(error.message)
-        raise
-    except Interrupted as interrupt:
-        interrupt.result = run.result(f"interrupted by {interrupt}")
-        raise
     result = run.result()
     log.info(result.describe())
     return result

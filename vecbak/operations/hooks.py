@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vecbak.errors import ExitCode, Interrupted, Refused, VecbakError
+from vecbak.errors import ExitCode, Interrupted, Refused, VecbakError, exit_code_of, reason_of
 from vecbak.operations.job import Job
 from vecbak.results import Result
 
@@ -69,13 +69,6 @@ def run_on_error(job: Job, error: BaseException) -> None:
             log.warning("a hook on error failed: %s", problem)
 
 
-def exit_code_of(error: BaseException) -> int:
-    """The exit code that vecbak will end with."""
-    if isinstance(error, Interrupted):
-        return 128 + error.signum
-    return int(error.exit_code if isinstance(error, VecbakError) else ExitCode.BUG)
-
-
 def program_path(folder: Path, program: str) -> str:
     """A hook's program: one with a slash is relative to the config's folder, another is found on PATH."""
     return str(folder / Path(program).expanduser()) if "/" in program else program
@@ -95,18 +88,10 @@ def _facts(job: Job, result: Result, error: BaseException | None) -> dict[str, s
         "VECBAK_BYTES": str(sum(item.size_bytes for item in tables)) if result.backup_performed else "",
         "VECBAK_DURATION": f"{result.duration:.3f}",
         "VECBAK_TRUNCATED": "true" if result.truncate_performed else "false",
-        "VECBAK_ERROR": job.runner.mask(_message(error)).replace("\0", "")[:ERROR_CHARACTERS],
+        "VECBAK_ERROR": job.runner.mask(reason_of(error) if error else "").replace("\0", "")[:ERROR_CHARACTERS],
         "VECBAK_EXIT_CODE": str(exit_code_of(error) if error else int(ExitCode.DONE)),
         "PGPASSWORD": "",  # to libpq the same as none; the config may have taken its password from there
     }
-
-
-def _message(error: BaseException | None) -> str:
-    if error is None:
-        return ""
-    if isinstance(error, VecbakError):
-        return error.message
-    return f"interrupted by {error}" if isinstance(error, Interrupted) else f"a bug: {type(error).__name__}"
 
 
 def _run(job: Job, event: str, argv: Sequence[str], facts: dict[str, str], seconds: float) -> _Problem | None:

@@ -18,12 +18,12 @@ from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
 from vecbak.errors import (
     BackupDamaged,
-    Interrupted,
     Refused,
     RestoreFailed,
     RestoreUnknown,
     TruncateFailed,
-    VecbakError,
+    reason_of,
+    telling,
 )
 from vecbak.operations import preflight, targets
 from vecbak.operations.collection_restore import (
@@ -93,14 +93,8 @@ def restore(job: Job, source: Source, manifest: Manifest | None, options: Restor
         Interrupted: the target is as before.
     """
     run = RestoreRun(job, source, manifest, options)
-    try:
+    with telling(run.result):
         run.execute()
-    except VecbakError as error:
-        error.result = run.result(error.message)
-        raise
-    except Interrupted as interrupt:
-        interrupt.result = run.result(f"interrupted by {interrupt}")
-        raise
     return run.result()
 
 
@@ -402,7 +396,7 @@ class RestoreRun:
             label: TableTruncate(success=True, rows_before=plan.rows_before, rows_after=0, duration=0)
             for label, plan in emptied.items()
         }
-        errors = [] if error is None else [error.message if isinstance(error, VecbakError) else str(error)]
+        errors = [] if error is None else [reason_of(error)]
         text = backup_log.truncate_section(
             tables=list(emptied), truncated=truncated if self._done else {}, asked=self._done, errors=errors
         )

@@ -20,7 +20,7 @@ from vecbak.backups.files import Draft, FileDamaged, FinishedFile, make_folder, 
 from vecbak.backups.manifest import CollectionEntry, Manifest, Programs, SchemaFile
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
-from vecbak.errors import BackupFailed, Busy, Interrupted, Refused, VecbakError
+from vecbak.errors import BackupFailed, Busy, Refused, reason_of
 from vecbak.operations import preflight
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
@@ -301,10 +301,3 @@ def open_log(job: Job) -> None:
             f"{job.output_dir / job.config.log_file} cannot be written: {error.strerror}",
             "Remove what stands in its place, or set log_file.",
         ) from None
-
-
-def reason_of(error: BaseException) -> str:
-    """Why a run ended, in one line."""
-    if isinstance(error, VecbakError):
-        return error.message
-    return f"interrupted by {error}" if isinstance(error, Interrupted) else f"a bug: {type(error).__name__}"

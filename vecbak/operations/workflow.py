@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from vecbak.config import Step
-from vecbak.errors import Interrupted, UsageError, VecbakError
+from vecbak.errors import Interrupted, UsageError, VecbakError, exit_code_of, reason_of
 from vecbak.operations.job import Job
 from vecbak.operations.management import NOT_ASKED, Managed, manage_vectors
 from vecbak.operations.pipeline import TIMED_OUT, Loaded, OnFailure, check_command, load_and_watch
@@ -168,14 +168,9 @@ class WorkflowRun:
 
     def end(self, error: VecbakError | Interrupted | None) -> WorkflowResult:
         """Record what came out, and return it."""
-        if isinstance(error, VecbakError):
-            self._errors.append(error.message)
-            self._exit_code = int(error.exit_code)
-            if isinstance(error.result, Result):
-                self._managed = Managed(error.result, {})
-        elif error is not None:
-            self._errors.append(f"interrupted by {error}")
-            self._exit_code = 128 + error.signum
+        if error is not None:
+            self._errors.append(reason_of(error))
+            self._exit_code = exit_code_of(error)
             if isinstance(error.result, Loaded):
                 self._loaded = error.result
             elif isinstance(error.result, Result):

@@ -12,7 +12,7 @@ from vecbak.backups.inventory import FoundBackup, Inventory, find_backup, take_i
 from vecbak.backups.manifest import undamaged
 from vecbak.backups.removal import reading
 from vecbak.config import LoadedConfig
-from vecbak.errors import Interrupted, UsageError, VecbakError
+from vecbak.errors import Interrupted, UsageError, VecbakError, reason_of
 from vecbak.logbook import folder_log
 from vecbak.operations.backup import back_up
 from vecbak.operations.job import Job
@@ -161,8 +161,8 @@ def _recorded(
             try:
                 result = run(job)
             except (VecbakError, Interrupted) as error:
-                reason = error.message if isinstance(error, VecbakError) else f"interrupted by {error}"
-                _record(work, job, {"success": False, "result": result_of(error.result), "errors": [reason]})
+                failed = {"success": False, "result": result_of(error.result), "errors": [reason_of(error)]}
+                _record(work, job, failed)
                 raise
             errors = list(result.errors)
             _record(work, job, {"success": True, "result": result_of(result), "errors": errors})

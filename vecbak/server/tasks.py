@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from vecbak.errors import Busy, Interrupted, VecbakError
+from vecbak.errors import Busy, Interrupted, VecbakError, reason_of
 from vecbak.interrupts import Scope
 from vecbak.operations.workflow import WorkflowRun
 from vecbak.server.problems import Problem, Stopping, masked, problem_of
@@ -169,7 +169,7 @@ def _outcome(work: Work, operation: Operation) -> Outcome:
     try:
         return Outcome(answer=operation(work))
     except (VecbakError, Interrupted) as error:
-        log.warning("task %s: %s", work.task_id, work.mask(getattr(error, "message", "") or f"interrupted by {error}"))
+        log.warning("task %s: %s", work.task_id, work.mask(reason_of(error)))
         failure: BaseException = error
         if isinstance(error, VecbakError) and work.scope.asked is not None:
             failure = Interrupted(work.scope.asked)  # what broke, broke because its programs were ended

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vecbak.backups import manifest as manifests
-from vecbak.backups.files import MANIFEST_PREFIX
 from vecbak.backups.manifest import DamagedManifest, Manifest
+from vecbak.backups.naming import MANIFEST_PREFIX
 from vecbak.errors import UsageError
 
 log = logging.getLogger(__name__)

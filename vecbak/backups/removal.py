@@ -1,6 +1,6 @@
 """Taking a backup away: first it stops being a backup, then its files go.
 
-The manifest becomes the claim of a run that has ended (see `vecbak.backups.files`): whoever is killed in the middle
+The manifest becomes the claim of a run that has ended (see `vecbak.backups.draft`): whoever is killed in the middle
 leaves what the next run in the folder removes as leftovers, and never half a backup that looks whole. Whoever reads a
 backup holds a lock on its schema's file, which, unlike its manifest, is never replaced (flock(2)).
 """
@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vecbak.backups import manifest as manifests
-from vecbak.backups.files import names_of_backup, sync_folder
+from vecbak.backups.files import sync_folder
 from vecbak.backups.inventory import FoundBackup, Inventory
 from vecbak.backups.manifest import Manifest
+from vecbak.backups.naming import names_of_backup
 from vecbak.errors import UsageError
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}

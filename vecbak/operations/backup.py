@@ -9,7 +9,8 @@ import time
 from vecbak import interrupts
 from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
-from vecbak.backups.files import Draft, FinishedFile, amend_manifest
+from vecbak.backups.draft import Draft, amend_manifest
+from vecbak.backups.files import FinishedFile
 from vecbak.backups.manifest import Manifest, TruncateRecord
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach

@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vecbak.backups.files import Draft, FileDamaged, FinishedFile
+from vecbak.backups.draft import Draft
+from vecbak.backups.files import FileDamaged, FinishedFile
 from vecbak.checkpoints import reach
 from vecbak.errors import VecbakError
 from vecbak.operations.exporting import CopyTask, Exporter

@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Mapping
 from datetime import datetime
 
-from vecbak.backups.files import data_name, schema_name
 from vecbak.backups.formats import COMPRESSORS, file_ending
+from vecbak.backups.naming import data_name, schema_name
 from vecbak.operations.exporting import CopyExporter, CopyTask, outside_compression
 from vecbak.operations.extent import Chosen, Extent
 from vecbak.operations.job import Job

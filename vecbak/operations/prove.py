@@ -20,7 +20,8 @@ import msgspec
 
 from vecbak import __version__
 from vecbak.backups import manifest as manifests
-from vecbak.backups.files import FileDamaged, amend_manifest
+from vecbak.backups.draft import amend_manifest
+from vecbak.backups.files import FileDamaged
 from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.manifest import Manifest, Proof, TableEntry
 from vecbak.errors import BackupFailed, ConnectionFailed, VecbakError

@@ -16,7 +16,8 @@ from typing import Literal
 from vecbak import __version__
 from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
-from vecbak.backups.files import Draft, FileDamaged, FinishedFile, make_folder, remove_leftovers, start_draft
+from vecbak.backups.draft import Draft, remove_leftovers, start_draft
+from vecbak.backups.files import FileDamaged, FinishedFile, make_folder
 from vecbak.backups.manifest import CollectionEntry, Manifest, Programs, SchemaFile
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach

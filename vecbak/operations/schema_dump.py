@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from vecbak.backups.files import Draft, FileDamaged, FinishedFile
+from vecbak.backups.draft import Draft
+from vecbak.backups.files import FileDamaged, FinishedFile
 from vecbak.errors import BackupFailed, VecbakError
 from vecbak.operations.copying import POLL_SECONDS
 from vecbak.operations.job import Job

@@ -7,9 +7,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from vecbak.backups.files import Draft, FinishedFile, data_name, schema_name
+from vecbak.backups.draft import Draft
+from vecbak.backups.files import FinishedFile
 from vecbak.backups.formats import file_ending
 from vecbak.backups.manifest import CollectionEntry
+from vecbak.backups.naming import data_name, schema_name
 from vecbak.checkpoints import reach
 from vecbak.operations.collections import find_pair
 from vecbak.operations.copying import CopyCrew

@@ -192,7 +192,7 @@ def copy_to_file(table: Table, condition: str, file: str, options: str, program:
 
     Args:
         condition: ` WHERE …` for a part of the table, or nothing.
-        file: a name without quotes or backslashes, as `vecbak.backups.files` makes them.
+        file: a name without quotes or backslashes, as `vecbak.backups.naming` makes them.
         options: COPY's, e.g. `format binary`.
         program: a compressor's command line; its shell opens the file, so that it stays the one that was created.
     """

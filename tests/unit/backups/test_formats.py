@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecbak.backups.files import _DATA_ENDING
 from vecbak.backups.formats import (
     COMPRESSORS,
     ENDINGS,
@@ -14,6 +13,7 @@ from vecbak.backups.formats import (
     content_check,
     file_ending,
 )
+from vecbak.backups.naming import DATA_ENDING
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 EMPTY = SIGNATURE + bytes(8) + b"\xff\xff"
@@ -49,7 +49,7 @@ def test_endings(format, compression, part, ending):
 @pytest.mark.parametrize("compression", ["none", *COMPRESSORS])
 @pytest.mark.parametrize("part", [None, 1, 9999, 10000])
 def test_every_ending_is_known_to_whoever_cleans_up(format, compression, part):
-    assert re.fullmatch(_DATA_ENDING, file_ending(format, compression, part))
+    assert re.fullmatch(DATA_ENDING, file_ending(format, compression, part))
 
 
 @given(st.integers(0, 50), pieces)

@@ -3,7 +3,8 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.unit.examples import manifest, table
-from vecbak.backups.files import FileDamaged, start_draft
+from vecbak.backups.draft import start_draft
+from vecbak.backups.files import FileDamaged
 from vecbak.backups.formats import CsvCheck
 from vecbak.backups.manifest import DataFile, SchemaFile, TableEntry, encode
 from vecbak.backups.verified import VerifiedBackup

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.unit.examples import data_file, manifest, table
 from vecbak.backups import removal
-from vecbak.backups.files import amend_manifest, remove_leftovers
+from vecbak.backups.draft import amend_manifest, remove_leftovers
 from vecbak.backups.manifest import SchemaFile, TableEntry, encode
 from vecbak.backups.removal import InUse, reading, remove_backup
 from vecbak.config import Retention

@@ -12,21 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecbak.backups import files
-from vecbak.backups.files import (
-    FileDamaged,
-    Identity,
-    amend_manifest,
-    data_name,
-    encode_table_name,
-    hash_file,
-    make_folder,
-    manifest_name,
-    remove_leftovers,
-    schema_name,
-    start_draft,
-)
+from vecbak.backups import draft as drafts
+from vecbak.backups.draft import amend_manifest, remove_leftovers, start_draft
+from vecbak.backups.files import FileDamaged, Identity, hash_file, make_folder
 from vecbak.backups.formats import CsvCheck
+from vecbak.backups.naming import data_name, encode_table_name, manifest_name, schema_name
 from vecbak.postgres.names import TableName
 
 MOMENT = datetime(2025, 7, 20, 12, 10, 7, tzinfo=UTC)
@@ -219,7 +209,7 @@ def test_amend_leaves_the_old_manifest_if_its_way_is_blocked(draft, tmp_path):
 
 
 def test_a_failed_publish_leaves_no_manifest(draft, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_read_through", lambda descriptor, consume: (0, "0" * 64))
+    monkeypatch.setattr(drafts, "read_through", lambda descriptor, consume: (0, "0" * 64))
     with pytest.raises(FileDamaged, match="does not hold what was written"):
         draft.publish(b"{}")
     draft.close()
@@ -302,14 +292,14 @@ def test_a_file_that_is_gone_is_noticed(draft):
 @pytest.mark.parametrize("change", ["grown", "shortened", "written again"])
 def test_a_file_that_changes_while_it_is_hashed_is_noticed(draft, monkeypatch, change):
     path = write(draft)
-    real = files._read_through
+    real = drafts.read_through
 
     def read_and_change(descriptor, consume):
         answer = real(descriptor, consume)
         path.write_bytes({"grown": TEXT + b"3\n", "shortened": b"id\n", "written again": TEXT.upper()}[change])
         return answer
 
-    monkeypatch.setattr(files, "_read_through", read_and_change)
+    monkeypatch.setattr(drafts, "read_through", read_and_change)
     with pytest.raises(FileDamaged, match="changed while its checksum was taken"):
         draft.finish(CSV)
 

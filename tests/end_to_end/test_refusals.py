@@ -334,7 +334,6 @@ def test_server_too_old_or_statement_pooling_is_explained(space):
         ("backup: {job: 2}", "backup.job"),
         ("vector_tables: {truncate_tables: [other]}", "truncate_tables"),
         ("connection: {password: '${NO_SUCH_VARIABLE}'}", "connection.password"),
-        ("", "empty"),
         ("a: [", "line 1"),
         ("- a", "list"),
         ("\x00", "YAML"),
@@ -356,11 +355,39 @@ def test_no_configuration(tmp_path):
     assert vecbak("backup", "-c", "missing.yaml", cwd=tmp_path).code == 2
 
 
-def test_json_errors_are_one_document(tmp_path):
-    done = vecbak("truncate", "--json", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "performed"),
+    [
+        (["truncate"], "backup_performed"),
+        (["backup", "--no-such-option"], "backup_performed"),
+        (["backup", "--truncate=5"], "backup_performed"),
+        (["--no-such-option", "backup"], "backup_performed"),
+        (["no-such-command"], "backup_performed"),
+        (["backup", "--where", "true", "--truncate"], "backup_performed"),
+        (["show", "20250720_121007"], "backup_performed"),
+        (["restore"], "backup_performed"),
+        (["restore", "latest"], "restore_performed"),
+        (["verify", "20250720_121007"], "verified"),
+        (["verify", "latest", "--on", "host=a"], "verified"),
+    ],
+)
+def test_json_errors_are_one_document(tmp_path, arguments, performed):
+    done = vecbak(*arguments, "--json", cwd=tmp_path)
     assert done.code == 2
-    assert done.json["backup_performed"] is False
+    assert done.json[performed] is False
     assert done.json["errors"]
+    assert "Error: " in done.stderr
+    assert "Hint: " in done.stderr
+
+
+def test_a_command_line_that_cannot_be_understood_tells_what_to_do(tmp_path):
+    done = vecbak("backup", "--no-such-option", cwd=tmp_path)
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ")
+    assert "Hint: Usage: vecbak backup [OPTIONS]; `vecbak backup --help` tells more." in done.stderr
+    assert vecbak("run", "--no-such-option", "true", "--json", cwd=tmp_path).code == 2
+    done = vecbak("run", "true", "--json", cwd=tmp_path)
+    assert (done.code, done.stdout) == (2, ""), "that --json is the command's"
 
 
 @pytest.mark.parametrize("task_id", ["../evil", "a/b", "", "x" * 129, "a b", "ü", "--help\n"])
@@ -392,6 +419,20 @@ def test_the_starter_config_works_with_libpqs_environment(filled18, tmp_path):
     done = vecbak("truncate", "--json", "--task-id", "t", cwd=tmp_path, env=env)
     assert done.code == 0, done.stderr
     assert done.json["truncate_performed"] is True
+
+
+@pytest.mark.parametrize("text", ["", "# LangChain's tables, and PG* variables\n"])
+def test_the_smallest_useful_config_is_empty(filled18, tmp_path, text):
+    server: Server = filled18.server
+    (tmp_path / "vecbak.yaml").write_text(text)
+    env = environment(PGHOST=str(server.folder), PGPORT=str(server.port), PGDATABASE=filled18.name, PGUSER=SUPERUSER)
+    done = vecbak("backup", "--json", cwd=tmp_path, env=env)
+    assert done.code == 0, done.stderr
+    assert {name: table["row_count"] for name, table in done.json["tables_backed_up"].items()} == {
+        COLLECTION: 1,
+        EMBEDDING: 62,
+    }
+    assert "vecbak.yaml sets nothing" in done.stderr
 
 
 @pytest.mark.parametrize("how", ["passfile", "service", "fields", "environment", "keywords"])

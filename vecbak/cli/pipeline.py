@@ -84,6 +84,7 @@ def run(
     from vecbak.operations.workflow import task_environment
     from vecbak.postgres.runner import ProgramTimeout
 
+    settings.json = False  # a --json here is the command's
     managing = backup_vector_tables or truncate_vector_tables
     if on_failure == "restore" and not managing:
         raise click.UsageError("--on-failure restore needs --backup-vector-tables or --truncate-vector-tables")

@@ -38,8 +38,10 @@ def prune(
     """
     from vecbak import report
     from vecbak.operations import prune as pruning
+    from vecbak.results import PruneResult
 
     settings.start_log(as_json=as_json)
+    settings.nothing_done = lambda message: PruneResult(dry_run=dry_run, errors=(message,))
     loaded = load(config)
     planned = pruning.plan(backup_folders(loaded, task_id, output_dir), loaded.config.retention)
     result = planned.preview()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from vecbak.operations.restore import RestoreOptions
     from vecbak.operations.targets import Mode, Source
     from vecbak.postgres.names import TableName
+    from vecbak.results import RestoreResult
 
 
 @click.command()
@@ -113,6 +115,7 @@ def _run(
     from vecbak.operations.restore import restore as run_restore
 
     settings.json = as_json
+    settings.nothing_done = partial(_nothing_done, mode, None)
     loaded = load(config)
     names, schema = _parse(tables), _schema(into_schema)
     options = RestoreOptions(
@@ -120,6 +123,7 @@ def _run(
     )
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(reading_backup(backup, loaded, task_id, output_dir)) if backup is not None else None
+        settings.nothing_done = partial(_nothing_done, mode, found)
         folder: str | Path | None = output_dir
         if output_dir is None and task_id is None:
             folder = folder_of_backup(found.path if found else Path((csv_pair or ("", ""))[1]).absolute(), loaded)
@@ -140,6 +144,13 @@ def _run(
         report.show_document(result.to_dict())
     elif settings.verbosity >= 0:
         report.show_restored(result)
+
+
+def _nothing_done(mode: Mode, found: FoundBackup | None, message: str) -> RestoreResult:
+    from vecbak.results import RestoreResult
+
+    backup_id, manifest = (found.manifest.backup_id, str(found.path)) if found else (None, None)
+    return RestoreResult(backup_id=backup_id, manifest=manifest, mode=mode, errors=(message,))
 
 
 def _source(job: Job, found: FoundBackup, names: Sequence[TableName], schema: str | None) -> Source:

@@ -38,7 +38,9 @@ def verify(
     from vecbak.operations.prove import file_reader, prove_found
     from vecbak.operations.verify import verify as verify_files
     from vecbak.postgres.connection import endpoint_from_dsn
+    from vecbak.results import VerifyResult
 
+    settings.nothing_done = lambda message: VerifyResult(errors=(message,))
     if on is not None and not restore:
         raise click.UsageError("--on needs --restore")
     loaded = load_or_defaults(config)

@@ -490,6 +490,14 @@ def test_embedded_server_keeps_its_data_between_runs(tmp_path):
     assert not (tmp_path / "pgdata" / "postmaster.pid").exists(), "the server that vecbak started was left running"
 
 
+def test_an_embedded_server_in_a_folder_that_pgserver_cannot_start_in(tmp_path):
+    (tmp_path / "vecbak.yaml").write_text("connection: {embedded: './pg data'}\n")
+    done = vecbak("backup", "--json", cwd=tmp_path)
+    assert done.code == 3
+    assert "letters, digits" in done.stderr
+    assert done.json["errors"]
+
+
 def test_langchain_rows_survive_a_second_generation(filled18, tmp_path):
     """Back up, truncate, load anew, back up again: each backup holds its own generation."""
     space = Workspace(tmp_path, filled18)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
+import subprocess
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +18,7 @@ from vecbak.errors import ConnectionFailed, Refused
 from vecbak.postgres.connection import Endpoint
 
 DEFAULT_MAJOR = 18
+START_SECONDS = 120.0
 
 _users: Counter[Path] = Counter()  # of this process, by data folder: the last one stops the server
 _lock = threading.Lock()
@@ -42,12 +46,12 @@ def embedded_server(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock:
-            server = pgserver.get_server(folder, postgres_version=_major_of(folder, major))
+            server = _started(pgserver.get_server(folder, postgres_version=_major_of(folder, major), start=False))
             _users[folder] += 1
     except Exception as error:  # noqa: BLE001 - pgserver raises what its programs gave it
         raise ConnectionFailed(
             f"the embedded server in {folder} does not start: {type(error).__name__}",
-            f"See {folder / 'log'}; remove the folder if it holds nothing of value.",
+            _start_hint(folder),
             output=str(getattr(error, "stderr", "") or error),
         ) from None
     info = server.get_postmaster_info()
@@ -65,6 +69,25 @@ def embedded_server(
             _users[folder] -= 1
             if not _users[folder]:
                 server.cleanup()
+
+
+def _started(server: Any) -> Any:
+    """A server that is ready: pgserver gives up after 10 s, while one that was killed may still recover."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            server.start()
+            return server
+        except (subprocess.TimeoutExpired, AssertionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def _start_hint(folder: Path) -> str:
+    if shlex.quote(str(folder)) != str(folder):  # its path goes through pg_ctl's shell as it is
+        return "Name a folder whose path has letters, digits, and / . _ - alone in connection.embedded."
+    return f"See {folder / 'log'}; remove the folder if it holds nothing of value."
 
 
 def _major_of(folder: Path, new: int) -> int:

@@ -271,6 +271,7 @@ def test_the_flags_belong_to_training_load(workspace: Workspace, step):
     done = workspace.run("workflow", "--step", step, "--truncate-vector-tables", "--json")
     assert done.code == 0
     assert "ignored" in done.json["warnings"][0]
+    assert done.json["vector_management"]["note"] == "not performed (the options belong to training_load)"
     assert (backups(workspace), workspace.database.count(EMBEDDING)) == (0, 62)
 
 

@@ -206,8 +206,11 @@ def _schema(text: str | None) -> str | None:
         return None
     try:
         name = parse_table_name(text)
-    except ValueError as error:
-        raise UsageError(f"--into-schema: {error}", "Name a schema, in double quotes if its name is odd.") from None
+    except ValueError:
+        raise UsageError(
+            f"--into-schema: {text!r} is no schema's name",
+            "Put an odd name into double quotes, and those into single ones for the shell: '\"My Schema\"'.",
+        ) from None
     if name.schema is not None:
         raise UsageError("--into-schema names one schema, without a dot", "Put an odd name into double quotes.")
     return name.name

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.end_to_end.test_terminal import on_terminal
 from tests.support.workspace import Workspace
 
 
+@pytest.mark.needs("zstd")
 def test_a_table_with_age_format_and_what_was_truncated(filled18, tmp_path):
     space = Workspace(tmp_path, filled18)
     made = [space.run("backup", "--json").json["backup_id"]]

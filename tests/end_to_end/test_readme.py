@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import venv
@@ -63,7 +62,7 @@ def test_the_blocks_are_found():
     assert len(BLOCKS) == 6
 
 
-@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+@pytest.mark.needs("jq")
 def test_every_runnable_block_runs(tmp_path, filled18: Database):
     terminal = Terminal(tmp_path, filled18)
     verify, restore, run, check, back, into_empty = BLOCKS

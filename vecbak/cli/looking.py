@@ -11,7 +11,7 @@ from vecbak.cli.boundary import Settings
 from vecbak.cli.options import backup_folders, find, load_or_defaults, open_local_job, options
 
 
-@click.command()
+@click.command(short_help="Write a commented starter config.")
 @click.option(
     "--discover", is_flag=True, help="Connect, and name every table that holds vectors, with rows and dimensions."
 )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vecbak.postgres.names import TableName
 
 
-@click.command()
+@click.command(short_help="Restore a backup: all of it, or nothing.")
 @click.argument("backup", metavar="BACKUP", required=False)
 @click.option(
     "--mode",

@@ -440,8 +440,10 @@ def test_the_last_backup(space):
     made = space.run("truncate", "--json").json
     _, checks = examine(space)
     assert checks["last backup"][0]["status"] == "ok"
-    for word in (made["backup_id"], "63 rows", f"truncated {EMBEDDING}", "ago"):
+    for word in (made["backup_id"], "63 rows", f"truncated {EMBEDDING}", "ago", "not proven"):
         assert word in checks["last backup"][0]["message"]
+    assert space.run("verify", "latest", "--restore").code == 0
+    assert ", proven restorable" in examine(space)[1]["last backup"][0]["message"]
     (space.backups / made["tables_backed_up"][EMBEDDING]["backup_file"]).unlink()
     assert_warns(space, "last backup", "is damaged", "is missing")
 

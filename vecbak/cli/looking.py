@@ -35,9 +35,7 @@ def init(settings: Settings, discover: bool, dsn: str | None, config: str | None
         raise click.UsageError("--dsn needs --discover")
     path = Path(config or os.environ.get("VECBAK_CONFIG") or "vecbak.yaml").expanduser()
     write_starter(path, _discovered(settings, path, dsn) if discover else starter_text())
-    report.show_text(
-        f"Wrote {path}. Every key is optional; say where the database is, then try `vecbak backup --dry-run`."
-    )
+    report.show_text(f"Wrote {path}. Every key is optional; say where the database is, then try `vecbak doctor`.")
 
 
 def _discovered(settings: Settings, path: Path, dsn: str | None) -> str:

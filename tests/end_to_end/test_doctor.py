@@ -5,13 +5,12 @@ Where a check fails, a real `truncate` is run too: it must end with the code tha
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
 
 from tests.end_to_end.test_terminal import on_terminal
-from tests.support.command import VECBAK, environment, vecbak
+from tests.support.command import environment, vecbak
 from tests.support.pooler import pgbouncer
 from tests.support.programs import psql_filter
 from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, bin_folder, free_port
@@ -483,16 +482,3 @@ def test_colours_on_terminals_alone_and_not_with_no_color(space, monkeypatch):
     code, shown = on_terminal("doctor", "--output-dir", space.out, folder=space.folder)
     assert code == 0
     assert "\x1b[" not in shown
-
-
-def test_completion(tmp_path):
-    for shell in ("bash", "zsh", "fish"):
-        done = vecbak("completion", shell, cwd=tmp_path)
-        assert done.code == 0
-        assert "_VECBAK_COMPLETE" in done.stdout
-    words = environment(_VECBAK_COMPLETE="bash_complete", COMP_WORDS="vecbak doc", COMP_CWORD="1")
-    assert vecbak(cwd=tmp_path, env=words).stdout == "plain,doctor\n"
-    words = environment(_VECBAK_COMPLETE="bash_complete", COMP_WORDS="vecbak prune --dry", COMP_CWORD="2")
-    assert vecbak(cwd=tmp_path, env=words).stdout == "plain,--dry-run\n"
-    assert vecbak("completion", "tcsh", cwd=tmp_path).code == 2
-    assert os.access(VECBAK, os.X_OK)

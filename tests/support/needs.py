@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-PACKAGES = {"zstd": "zstd", "lz4": "lz4", "jq": "jq", "shellcheck": "shellcheck", "pgbouncer": "pgbouncer"}
+PROGRAMS = ("zstd", "lz4", "jq", "shellcheck", "pgbouncer", "zsh", "fish")  # Debian's packages have the same names
 
 
 def program(name: str) -> str | None:
@@ -24,7 +24,7 @@ def check(item: pytest.Item) -> None:
     lacking = sorted(name for name in set(_wanted(item)) if not _present(name))
     if not lacking:
         return
-    packages = [PACKAGES[name] for name in lacking if name in PACKAGES]
+    packages = [name for name in lacking if name in PROGRAMS]
     reasons = [f"not installed: apt-get install {' '.join(packages)}"] if packages else []
     reasons += ["it must run as root"] if "root" in lacking else []
     reason = "; ".join(reasons)
@@ -44,5 +44,5 @@ def _wanted(item: pytest.Item) -> Iterator[str]:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         for value in parameters.values():
             for part in value if isinstance(value, tuple) else (value,):
-                if isinstance(part, str) and part in PACKAGES:
+                if isinstance(part, str) and part in PROGRAMS:
                     yield part

@@ -12,7 +12,9 @@ import pytest
 
 import vecbak
 from vecbak import errors
+from vecbak.config_file import load_config
 from vecbak.errors import ExitCode
+from vecbak.operations import metrics
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -63,6 +65,20 @@ TEXTS = list(raised())
 def pattern(message: str) -> re.Pattern[str]:
     """A documented message: … stands for anything."""
     return re.compile(".*".join(re.escape(part) for part in message.strip("… ").split("…")), re.DOTALL)
+
+
+@pytest.mark.parametrize("text", re.findall(r"^```yaml\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
+def test_a_configuration_that_the_readme_shows_loads(text, tmp_path):
+    (tmp_path / "vecbak.yaml").write_text(text)
+    assert load_config(tmp_path / "vecbak.yaml", {}).config
+
+
+def test_the_readme_names_every_fact_that_a_hook_is_told_and_every_metric():
+    named = set(re.findall(r"`(VECBAK_[A-Z_]+|vecbak_[a-z_]+)(?:\{table\})?`", README))
+    source = (Path(vecbak.__file__).parent / "operations" / "hooks.py").read_text("utf-8")
+    facts = set(re.findall(r'"(VECBAK_[A-Z_]+)"', source))
+    assert len(facts) > 10
+    assert facts | set(metrics._METRICS) <= named
 
 
 def test_the_messages_are_found():

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
@@ -165,14 +165,33 @@ def _explain(message: str) -> str:
         close = difflib.get_close_matches(name, _known_keys(place), n=1)
         suggestion = f"; did you mean `{close[0]}`?" if close else ""
         return f"{f'{place}.{name}'.lstrip('.')}: unknown key{suggestion}"
-    text = text[:1].lower() + text[1:] if text.startswith("Expected") else text
+    if text.startswith("Invalid enum value"):
+        text = f"{text.replace('enum value', 'value')}; it is one of {', '.join(_allowed_values(place))}"
+    text = text[:1].lower() + text[1:] if text.startswith(("Expected", "Invalid")) else text
     return f"{place}: {text}" if place else text
 
 
-def _known_keys(place: str) -> list[str]:
+def _section(place: str) -> Any:
     struct: Any = Config
     for name in filter(None, place.split(".")):
         struct = type(getattr(struct(), name, None))
+    return struct
+
+
+def _allowed_values(place: str) -> list[str]:
+    section, _, key = place.rpartition(".")
+    waiting, found = [get_type_hints(_section(section))[key]], []
+    while waiting:
+        kind = waiting.pop(0)
+        if get_origin(kind) is Literal:
+            found += [str(value) for value in get_args(kind)]
+        else:
+            waiting += get_args(kind)
+    return found
+
+
+def _known_keys(place: str) -> list[str]:
+    struct = _section(place)
     return [field.name for field in msgspec.structs.fields(struct)] if hasattr(struct, "__struct_fields__") else []
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import threading
 import time
 
@@ -25,20 +24,6 @@ def space(filled18, tmp_path):
     return Workspace(tmp_path, filled18)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 1 MB, as a user's full disk is one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a tmpfs needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
-
-
 def assert_nothing_happened(space, done, *, rows=62, kept=("vector_backup_log.txt",)):
     assert done.code == 5, done.stderr
     assert "Hint:" in done.stderr
@@ -57,6 +42,7 @@ def run_on(space, tmp_path):
     )
 
 
+@pytest.mark.needs("root")
 def test_no_space_left_in_mid_copy_cleans_up(database18, tmp_path, small_disk):
     langchain.fill(database18, 60, dimensions=512)
     space = Workspace(tmp_path, database18)
@@ -161,6 +147,7 @@ def test_the_file_is_harmed_after_its_checksum(space, tmp_path, harm):
     assert not space.files("*.json")
 
 
+@pytest.mark.needs("root")
 def test_the_manifest_cannot_be_written(filled18, tmp_path, small_disk):
     space = Workspace(tmp_path, filled18)
     fill = f"dd if=/dev/zero of={small_disk}/eaten bs=1k 2>/dev/null"

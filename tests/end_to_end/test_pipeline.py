@@ -372,8 +372,12 @@ def test_the_scripts(workspace: Workspace):
     done = scripted(workspace, "run_training.sh", "two", "sh", "-c", "exit 7")
     assert done.returncode == 7, done.stderr
     assert workspace.database.count(EMBEDDING) == 5
-    done = scripted(workspace, "nightly_backup.sh")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    workspace.save(retention={"keep_last": 1})
+    for _ in range(2):
+        done = scripted(workspace, "nightly_backup.sh")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    nights = [item for item in vecbak("list", "--json", cwd=workspace.folder).json if item["task_id"] == "nightly"]
+    assert [item["proven_restorable"] for item in nights] == [True], "last night's went, tonight's is proven"
     (workspace.folder / "vecbak.yaml").unlink()
     done = scripted(workspace, "nightly_backup.sh")
     assert done.returncode == 1

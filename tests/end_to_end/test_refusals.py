@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import langchain
 from tests.support.command import environment, start_vecbak, vecbak
-from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, Server, free_port
+from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, Server, bin_folder, free_port
 from tests.support.workspace import Workspace
 
 EMBEDDING = "langchain_pg_embedding"
@@ -303,13 +303,7 @@ def test_psql_missing(space, tmp_path):
 
 
 def test_pg_dump_older_than_the_server(space):
-    folders = [
-        path
-        for path in Path("/usr/lib/postgresql").glob("*/bin")
-        if path.parent.name < "18" and (path / "pg_dump").exists()
-    ]
-    assert folders, "an older PostgreSQL client is needed: apt-get install postgresql-client"
-    space.save(connection={"bin_dir": str(folders[0])})
+    space.save(connection={"bin_dir": str(bin_folder(16))})
     assert_refused(space, space.run("backup"), 4, "PostgreSQL 18", "pg_dump", "postgresql-client-18")
 
 

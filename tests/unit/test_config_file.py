@@ -163,6 +163,15 @@ def test_no_permission_says_so(path):
         ("connection: {pasword: x}", "connection.pasword: unknown key; did you mean `password`?"),
         ("zzz: 1", "zzz: unknown key"),
         ("backup: {jobs: many}", "backup.jobs: expected `int`, got `str`"),
+        ("backup: {format: xml}", "backup.format: invalid value 'xml'; it is one of csv, binary, pg_dump"),
+        (
+            "connection: {sslmode: on}",
+            "connection.sslmode: expected `str | null`, got `bool`",
+        ),
+        (
+            "connection: {sslmode: always}",
+            "connection.sslmode: invalid value 'always'; it is one of disable, allow, prefer, require, verify-ca, verify-full",
+        ),
         ("backup: {jobs: 1.5}", "backup.jobs: expected `int`, got `float`"),
         ("backup: {jobs: 0}", "backup.jobs: expected `int` >= 1"),
         ("backup: [1]", "backup: expected `object`, got `array`"),

@@ -23,7 +23,7 @@ _prune = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Back up the tables; with --truncate, then empty some of them.")
 @click.option("--truncate", is_flag=True, help="Empty truncate_tables when the backup is proved.")
 @_collections
 @click.option("--where", metavar="SQL", help="Only the rows of truncate_tables for which this holds; never truncates.")
@@ -48,7 +48,7 @@ def backup(settings: Settings, /, truncate: bool, **given: Any) -> None:
     _run(settings, truncate=truncate, **given)
 
 
-@click.command()
+@click.command(short_help="Back up, verify, and only then empty truncate_tables.")
 @_collections
 @_prune
 @options("config", "task_id", "output_dir", "dry_run", "json", "yes")

@@ -37,7 +37,10 @@ def _vector_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    short_help="Manage the vectors, then run a command.",
+)
 @_vector_options
 @click.option(
     "--collection",
@@ -111,7 +114,7 @@ def run(
     click.get_current_context().exit(loaded.exit_code)
 
 
-@click.command()
+@click.command(short_help="Run the config's steps; manage the vectors before the load.")
 @_vector_options
 @click.option(
     "--skip-training-load", is_flag=True, help="Do all but training_load; the vectors are managed all the same."

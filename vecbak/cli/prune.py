@@ -9,7 +9,7 @@ from vecbak.cli.options import backup_folders, load, options
 from vecbak.errors import BackupFailed, Declined
 
 
-@click.command()
+@click.command(short_help="Remove old backups, by the config's retention.")
 @options("config", "output_dir", "in_task")
 @click.option("--dry-run", is_flag=True, help="Show what would be kept and removed, and why; remove nothing.")
 @options("json", "yes")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vecbak.results import RestoreResult
 
 
-@click.command()
+@click.command(short_help="Restore a backup: all of it, or nothing.")
 @click.argument("backup", metavar="BACKUP", required=False)
 @click.option(
     "--mode",

@@ -9,7 +9,7 @@ from vecbak.cli.boundary import Settings
 from vecbak.cli.options import load_or_defaults, open_local_job, options, reading_backup
 
 
-@click.command()
+@click.command(short_help="Read every file of a backup again; or prove it.")
 @click.argument("backup", metavar="BACKUP")
 @click.option("--restore", is_flag=True, help="Prove it: restore it on a throw-away server and compare byte for byte.")
 @click.option("--on", "on", metavar="DSN", help="With --restore: in a scratch schema of this database instead.")

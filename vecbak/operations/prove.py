@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import re
 import tempfile
 import time
 import uuid
@@ -29,6 +28,7 @@ from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
 from vecbak.operations.loading import Different, backup_file, compare, load
 from vecbak.operations.locking import begin
+from vecbak.operations.provable import nearest_major
 from vecbak.operations.reading import FileReader, pg_restore_for
 from vecbak.postgres import restore_queries
 from vecbak.postgres.catalog import Server, Table
@@ -41,8 +41,6 @@ from vecbak.postgres.session import SessionFailed
 from vecbak.results import VerifyResult
 
 log = logging.getLogger(__name__)
-
-EMBEDDED_MAJORS = (16, 18)
 
 
 def file_reader(job: Job, manifest: Manifest, folder: Path) -> FileReader:
@@ -160,9 +158,7 @@ def _bare(entry: TableEntry) -> Table:
 def _throw_away_server(manifest: Manifest) -> Iterator[Endpoint]:
     from vecbak.postgres.embedded import embedded_server
 
-    source = re.match(r"\d+", manifest.server.version)  # 16.4 (Debian 16.4-1), 18beta1
-    wanted = int(source.group()) if source else max(EMBEDDED_MAJORS)
-    major = min(EMBEDDED_MAJORS, key=lambda known: (abs(known - wanted), -known))
+    major = nearest_major(manifest.server.version)
     with tempfile.TemporaryDirectory(prefix="vecbak-verify-", ignore_cleanup_errors=True) as name:
         try:
             with embedded_server(

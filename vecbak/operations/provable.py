@@ -1,0 +1,73 @@
+"""Whether a backup could be proved on the embedded server; asked before a byte is written, for a proof comes late.
+
+What can only be seen by trying (a server that does not start) ends the run when it is tried.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from vecbak.config import Config
+from vecbak.errors import Refused
+from vecbak.postgres.catalog import Table
+from vecbak.postgres.embedded import require_extra
+from vecbak.postgres.guard import Guard
+from vecbak.postgres.restore_queries import foreign_types
+from vecbak.results import human_size
+
+EMBEDDED_MAJORS = (16, 18)
+WANTED_BY = "backup.verify_before_truncate: restore"
+
+
+def wanted(config: Config) -> bool:
+    """Whether TRUNCATE waits for a proof."""
+    return config.backup.verify_before_truncate == "restore"
+
+
+def nearest_major(version: str) -> int:
+    """The embedded PostgreSQL nearest to a server's, the newer of two.
+
+    Args:
+        version: as the server says it: `16.4 (Debian 16.4-1)`, `18beta1`.
+    """
+    source = re.match(r"\d+", version)
+    major = int(source.group()) if source else max(EMBEDDED_MAJORS)
+    return min(EMBEDDED_MAJORS, key=lambda known: (abs(known - major), -known))
+
+
+def check_provable(guard: Guard, tables: Iterable[Table]) -> None:
+    """Refuse what could never be proved.
+
+    Raises:
+        Refused: says what is missing.
+    """
+    for problem in proof_problems(guard, tables):
+        raise problem
+
+
+def proof_problems(guard: Guard, tables: Iterable[Table]) -> Iterator[Refused]:
+    """Why these tables cannot be restored on the embedded server."""
+    try:
+        require_extra(WANTED_BY)
+    except Refused as problem:
+        yield problem
+    for table in tables:
+        if found := guard.ask_json(foreign_types(table.oid), f"reading the types of {table.name}"):
+            yield Refused(
+                f"a backup of {table.name} cannot be proved: the embedded server does not know the type of {', '.join(found)}",
+                "Set backup.verify_before_truncate: checksum, and prove the backup elsewhere: vecbak verify latest"
+                " --restore --on DSN, a database that has these types.",
+            )
+
+
+def room_for_proof(tables: Sequence[Table]) -> str | None:
+    """What is doubtful about the disk of the throw-away server; it holds the rows, without indexes."""
+    place = Path(tempfile.gettempdir())
+    free, needed = shutil.disk_usage(place).free, sum(table.table_bytes for table in tables)
+    if needed <= free:
+        return None
+    return f"the throw-away server will have {human_size(free)} in {place}, and the rows take {human_size(needed)}"

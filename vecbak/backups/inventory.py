@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from vecbak.backups import manifest as manifests
@@ -82,6 +83,18 @@ def take_inventory(folders: Iterable[Path]) -> Inventory:
     alone = [pair for pair in pairs if (pair.collection.parent, pair.backup_id) not in known]
     alone.sort(key=lambda pair: pair.backup_id, reverse=True)
     return Inventory(tuple(backups), tuple(alone), tuple(unreadable))
+
+
+def date_in(folder: Path, moment: datetime) -> datetime:
+    """The date of a new backup in a folder: after every other one there, even if the clock has gone back since.
+
+    Retention and `latest` go by it: the newest rows must not pass for the oldest.
+    """
+    newest = max((found.manifest.created_at for found in take_inventory([folder]).backups), default=None)
+    if newest is None or newest < moment:
+        return moment
+    log.warning("the clock is behind the newest backup in %s; the new one is dated just after it (%s)", folder, newest)
+    return newest + timedelta(microseconds=1)
 
 
 def is_path(text: str) -> bool:

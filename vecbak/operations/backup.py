@@ -11,7 +11,9 @@ from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
 from vecbak.backups.draft import Draft, amend_manifest
 from vecbak.backups.files import FinishedFile
+from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.manifest import Manifest, TruncateRecord
+from vecbak.backups.removal import reading
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
 from vecbak.errors import (
@@ -181,8 +183,10 @@ class BackupRun:
     def _save_and_truncate(self, locked: Locked, *, may_begin_again: bool) -> None:
         self._database = locked.facts.server.database
         self._saving = saving = Saving(self.job, locked, began=self._began, moment=self._moment)
-        with saving.draft() as draft:
+        with saving.draft() as draft, contextlib.ExitStack() as kept:
             verified = saving.save(draft)
+            # the run's claim goes when the manifest is replaced; no other run's prune may take the backup before COMMIT
+            kept.enter_context(reading(FoundBackup(draft.manifest_path, verified.manifest)))
             tables = {label: table for label, table in locked.tables.items() if label in locked.emptied}
             if tables and self.job.config.backup.verify_before_truncate == "restore":
                 verified = self._prove(saving, draft, verified)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,14 @@ from msgspec import UNSET
 from vecbak import interrupts
 from vecbak.backups import log as backup_log
 from vecbak.backups.files import FileDamaged
+from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.manifest import Manifest
+from vecbak.backups.removal import reading
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
 from vecbak.errors import (
     BackupDamaged,
+    BackupFailed,
     Refused,
     RestoreFailed,
     RestoreUnknown,
@@ -117,6 +121,7 @@ class RestoreRun:
         self._filling: Filling | None = None
         self._safety: Saving | None = None
         self._warnings: list[str] = []
+        self._kept = contextlib.ExitStack()
 
     def result(self, error: str | None = None) -> RestoreResult:
         """What happened so far.
@@ -190,6 +195,7 @@ class RestoreRun:
             raise
         finally:
             guard.close()
+            self._kept.close()
         self._record(None)
 
     # lock, then look
@@ -313,6 +319,8 @@ class RestoreRun:
         with saving.draft() as draft:
             verified = saving.save(draft)
             saving.write_log(saving.section())
+            # before its claim goes: no other run's prune may take it until its rows are replaced for good
+            self._kept.enter_context(reading(FoundBackup(draft.manifest_path, verified.manifest)))
         return verified
 
     def _fill(self, guard: Guard, safety: VerifiedBackup | None) -> None:
@@ -340,6 +348,8 @@ class RestoreRun:
         self._filling = self._make_filling(guard)
         self._filling.run()
         self.source.check_untouched()
+        if safety:
+            _check_untouched(safety)
 
     def _make_filling(self, guard: Guard) -> Filling:
         if self._scope is None:
@@ -404,3 +414,14 @@ class RestoreRun:
             backup_log.append(self.job.backup_folder, text)
         except OSError as problem:
             log.warning("the log of the safety backup could not be written: %s", explain(problem))
+
+
+def _check_untouched(safety: VerifiedBackup) -> None:
+    # loading can take hours, and until COMMIT its rows are in the table too
+    try:
+        safety.check_untouched()
+    except FileDamaged as error:
+        raise BackupFailed(
+            f"the safety backup was changed while the rows were loaded: {error}; the target is as it was before",
+            "Find out what touches the backup folder, then run vecbak again.",
+        ) from None

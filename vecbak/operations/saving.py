@@ -18,6 +18,7 @@ from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
 from vecbak.backups.draft import Draft, remove_leftovers, start_draft
 from vecbak.backups.files import FileDamaged, FinishedFile, make_folder
+from vecbak.backups.inventory import date_in
 from vecbak.backups.manifest import CollectionEntry, Manifest, Programs, SchemaFile
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
@@ -269,7 +270,7 @@ class Saving:
             format_version=manifests.PARTIAL_VERSION if locked.scope else manifests.FORMAT_VERSION,
             backup_id=draft.backup_id,
             task_id=self._job.task_id,
-            created_at=self._moment,
+            created_at=date_in(draft.folder, self._moment),
             database=locked.facts.server.database,
             host=parameters.get("host"),
             port=parameters.get("port"),
@@ -285,6 +286,7 @@ class Saving:
             schema_file=SchemaFile(name=schema.path.name, size_bytes=schema.size_bytes, sha256=schema.sha256),
             collections=self._collections,
             scope=locked.scope,
+            removing=tuple(label for label in locked.tables if label in locked.emptied),
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import resource
 import signal
 import sys
@@ -155,7 +154,7 @@ def test_a_proof_that_is_killed_leaves_no_server_and_no_folder(workspace: Worksp
         run.process.communicate()
         deadline = time.monotonic() + 10
         while list(Path(temporary).glob("vecbak-*")) or processes_that_name(temporary):
-            assert time.monotonic() < deadline, (os.listdir(temporary), processes_that_name(temporary))
+            assert time.monotonic() < deadline, processes_that_name(temporary)
             time.sleep(0.1)
     assert workspace.run("verify", "latest", "--restore").code == 0
 

@@ -144,6 +144,13 @@ def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: Fil
     guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", "making a scratch schema")
     guard.ask(restore_queries.ONE_PROCESS, "pinning the order of rows")
     for label, entry in manifest.tables.items():
+        types = [
+            relocate(column.type, manifest.server, server)
+            for column in entry.table.columns
+            if column.name in entry.columns
+        ]
+        if unknown := guard.ask_json(restore_queries.unknown_types(types), f"looking for the types of {label}"):
+            raise Different(f"the server does not know the type {', '.join(unknown)} of {label}")
         statements = [relocate(line, manifest.server, server) for line in create_table(_bare(entry), schema)]
         guard.ask("\n".join(statements), f"making the table {label}")
         target = quote_name(schema, entry.table.name)

@@ -54,13 +54,13 @@ class Reader:
 def left_over(tmp_path, monkeypatch):
     """Nothing stays: no thread, no file, no descriptor."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    descriptors = sorted(os.listdir("/proc/self/fd"))
+    descriptors = sorted(Path("/proc/self/fd").iterdir())
     before, began = threading.active_count(), time.monotonic()
     yield
     assert time.monotonic() - began < 10
     assert threading.active_count() == before
     assert list(tmp_path.iterdir()) == []
-    assert sorted(os.listdir("/proc/self/fd")) == descriptors
+    assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
 
 
 def a_file(feed) -> SourceFile:

@@ -260,7 +260,9 @@ def _stopping_compressor(strike: Strike) -> None:
     folder = strike.workspace.folder / "bin"
     folder.mkdir()
     program = folder / "zstd"
-    program.write_text(f'#!/bin/sh\n[ "$1" = --version ] || kill -STOP $$\nexec {shutil.which("zstd")} "$@"\n')
+    program.write_text(
+        f'#!/bin/sh\n[ -e {folder}/once ] || {{ touch {folder}/once; kill -STOP $$; }}\nexec {shutil.which("zstd")} "$@"\n'
+    )
     program.chmod(0o755)
     strike.variables |= {"PATH": f"{folder}:{os.environ['PATH']}"}
     strike.workspace.save(backup={"compression": "zstd"})

@@ -11,9 +11,7 @@ from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
 from vecbak.backups.draft import Draft, amend_manifest
 from vecbak.backups.files import FinishedFile
-from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.manifest import Manifest, TruncateRecord
-from vecbak.backups.removal import reading
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
 from vecbak.errors import (
@@ -33,7 +31,7 @@ from vecbak.operations.extent import Extent, Whole
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
 from vecbak.operations.prove import prove
-from vecbak.operations.saving import Locked, Saving, count_and_find_room
+from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pruned
 from vecbak.operations.truncate import commit_truncate
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.guard import Guard
@@ -185,8 +183,7 @@ class BackupRun:
         self._saving = saving = Saving(self.job, locked, began=self._began, moment=self._moment)
         with saving.draft() as draft, contextlib.ExitStack() as kept:
             verified = saving.save(draft)
-            # the run's claim goes when the manifest is replaced; no other run's prune may take the backup before COMMIT
-            kept.enter_context(reading(FoundBackup(draft.manifest_path, verified.manifest)))
+            kept.enter_context(not_pruned(draft, verified))
             tables = {label: table for label, table in locked.tables.items() if label in locked.emptied}
             if tables and self.job.config.backup.verify_before_truncate == "restore":
                 verified = self._prove(saving, draft, verified)

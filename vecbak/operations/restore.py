@@ -14,9 +14,7 @@ from msgspec import UNSET
 from vecbak import interrupts
 from vecbak.backups import log as backup_log
 from vecbak.backups.files import FileDamaged
-from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.manifest import Manifest
-from vecbak.backups.removal import reading
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
 from vecbak.errors import (
@@ -42,7 +40,7 @@ from vecbak.operations.copying import explain
 from vecbak.operations.filling import Filling
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
-from vecbak.operations.saving import Locked, Saving, count_and_find_room, open_log
+from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pruned, open_log
 from vecbak.operations.targets import Mode, Plan, Source, SourceTable
 from vecbak.operations.truncate import empty_tables
 from vecbak.postgres import restore_queries
@@ -319,8 +317,7 @@ class RestoreRun:
         with saving.draft() as draft:
             verified = saving.save(draft)
             saving.write_log(saving.section())
-            # before its claim goes: no other run's prune may take it until its rows are replaced for good
-            self._kept.enter_context(reading(FoundBackup(draft.manifest_path, verified.manifest)))
+            self._kept.enter_context(not_pruned(draft, verified))
         return verified
 
     def _fill(self, guard: Guard, safety: VerifiedBackup | None) -> None:

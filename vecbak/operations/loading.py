@@ -8,7 +8,6 @@ whoever is killed: psql opens our end of it by `/proc/PID/fd/N` (proc_pid_fd(5))
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,10 +19,8 @@ from vecbak.backups.rows import Consumer, DumpRows, row_reader
 from vecbak.operations.reading import FileReader
 from vecbak.postgres import restore_queries
 from vecbak.postgres.guard import Guard
+from vecbak.postgres.process import PIPE_BYTES, widen_pipe
 from vecbak.postgres.session import Answer, SessionFailed
-
-PIPE_BYTES = 1 << 20
-_F_SETPIPE_SZ = 1031
 
 LOAD_OPTIONS = {**COPY_OPTIONS, "pg_dump": "format text"}
 EXPORT_OPTIONS = {"csv": "format csv", "binary": "format binary", "pg_dump": "format text"}
@@ -192,8 +189,7 @@ def _pipe(mode: str, work: Callable[[BinaryIO], None]) -> Iterator[tuple[str, Ca
     """
     failure: list[BaseException] = []
     read_end, write_end = os.pipe()
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(write_end, _F_SETPIPE_SZ, PIPE_BYTES)
+    widen_pipe(write_end)
     ours, theirs = (write_end, read_end) if mode == "wb" else (read_end, write_end)
 
     def run() -> None:

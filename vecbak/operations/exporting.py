@@ -23,7 +23,6 @@ from vecbak.postgres.programs import Installation, data_dump_command, dump_compr
 from vecbak.postgres.runner import Completed, Runner
 from vecbak.postgres.worker import Worker
 
-
 LAST_WORDS_SECONDS = 0.5  # for what a program says when it ends
 
 

@@ -33,7 +33,7 @@ PATIENT = {"deadline": None, "derandomize": True, "suppress_health_check": [Heal
 NAMES = [
     "x" * 63, "é" * 31, "🚿" * 15, "select", "table", "user", "-o", "--help", "-f/etc/passwd", ":x", ":'x'", ':"x"', ":{?x}", "\\! id",
     "\\q", "\\.", "%s", "%(a)s", "%%", "a'b", 'a"b', "''", '""', "a.b", ".", "..", "../x", "/etc", "a b", " ", "  lead", "trail ", "$(id)",
-    "`id`", "|cat", ">x", "*", "~", "{}", "${HOME}", "$1", ";", "--", "/*", "*/", "NULL", "null", "tab", "A", "a", "ä", "a\u0301", "ﬁ", "~/x",
+    "`id`", "|cat", ">x", "*", "~", "{}", "$HOME", "$1", ";", "--", "/*", "*/", "NULL", "null", "tab", "A", "a", "ä", "a\u0301", "ﬁ", "~/x",
     "con", ".tmp", "x.csv", "langchain_pg_embedding_20250720_121007.csv", "vector_backup_20250720_121007.json",
 ]  # fmt: skip
 

@@ -44,19 +44,21 @@ def _tried(case, server: Server, filled: str, place: Path) -> Outcome:
     try:
         return try_case(case, server, filled, place)
     except Exception as error:  # noqa: BLE001 - one case that could not be tried is a broken promise, and the others go on
-        return Outcome(case, 0, (0, 0, 0), 0, (f"{type(error).__name__}: {str(error)[-300:]}",))
+        return Outcome(case, 0, (0, 0, 0), 0, 0, (f"{type(error).__name__}: {str(error)[-300:]}",))
 
 
 def show(outcomes: list[Outcome], seconds: float) -> int:
     """The table. `✓` says too: within 10 s no session, lock, process or temporary file was left, and the next run succeeded."""
-    print("| operation | step | fault | outcome | exit code | rows before | after | in backups | .tmp left |")
-    print("|---|---|---|---|---:|---:|---:|---:|---:|")
+    print(
+        "| operation | step | fault | outcome | exit code | rows before | after | in backups | .tmp for the next run | left after 10 s |"
+    )
+    print("|---|---|---|---|---:|---:|---:|---:|---:|---:|")
     for item in outcomes:
         before, after, saved = item.rows
         verdict = "✗ " + " ".join("; ".join(item.problems).split()) if item.problems else "✓"
         print(
             f"| {item.case.operation} | {item.case.step} | {item.case.fault} | {verdict} | {item.code} | {before} | {after} |"
-            f" {saved} | {item.leftovers} |"
+            f" {saved} | {item.leftovers} | {item.left} |"
         )
     broken = [item for item in outcomes if item.problems]
     print(f"\n{len(outcomes)} cases, {len(broken)} broken promises, {seconds:.0f} s")

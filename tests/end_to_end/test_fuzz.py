@@ -73,7 +73,7 @@ def test_names_of_every_kind_in_one_run(database18: Database, tmp_path):
 
 
 @given(text=st.text(max_size=150) | st.sampled_from(["../x", "a/../b", "a\0b", "x" * 10_000, ".", "..", "-", "a\n"]))
-@settings(max_examples=300, **PATIENT)
+@settings(max_examples=200, **PATIENT)
 def test_a_task_id_names_a_folder_below_the_tasks_or_nothing(made: Workspace, text):
     loaded = load_config(made.folder / "vecbak.yaml")
     try:
@@ -91,7 +91,7 @@ def test_a_task_id_names_a_folder_below_the_tasks_or_nothing(made: Workspace, te
     text=st.text(max_size=60)
     | st.sampled_from(["\0", "a\0.json", "/" * 5000 + ".json", "/dev/stdin", "/dev/zero", "~nobody/x.json", "~\0/x"])
 )
-@settings(max_examples=300, **PATIENT)
+@settings(max_examples=200, **PATIENT)
 def test_any_text_for_a_backup_is_one_or_an_error(made: Workspace, text):
     try:
         found = find_backup(text, [made.backups])
@@ -129,7 +129,7 @@ def put(document: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 @given(data=st.data())
-@settings(max_examples=250, **PATIENT)
+@settings(max_examples=120, **PATIENT)
 def test_a_manifest_from_elsewhere_is_used_or_refused(made: Workspace, tmp_path_factory, data):
     """Each value in turn is another one, and the checksum agrees: whoever made it knew how."""
     original = next(made.backups.glob("vector_backup_*.json"))
@@ -238,7 +238,7 @@ VALUES = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters
 
 
 @given(changes=st.dictionaries(st.sampled_from(VARIABLES), VALUES, min_size=1, max_size=4))
-@settings(max_examples=25, **PATIENT)
+@settings(max_examples=12, **PATIENT)
 def test_an_odd_environment_changes_nothing_or_is_an_error(made: Workspace, tmp_path_factory, changes):
     out = tmp_path_factory.mktemp("env")
     done = vecbak("backup", "--json", "--output-dir", out, cwd=made.folder, env=environment(**changes))
@@ -250,6 +250,16 @@ def test_an_odd_environment_changes_nothing_or_is_an_error(made: Workspace, tmp_
     else:
         assert "Hint:" in done.stderr
         assert not list(out.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["show"], ["verify"], ["restore"], ["list", "--output-dir"], ["backup", "-c"], ["backup", "--output-dir"]],
+)
+def test_a_home_of_nobody_is_a_wrong_argument(made: Workspace, arguments):
+    done = vecbak(*arguments, "~nobody-of-that-name/x.json", cwd=made.folder)
+    assert done.code == 2, done.stderr
+    assert "no such user" in done.stderr
 
 
 def test_a_link_in_the_place_of_the_runs_log_is_not_written_through(made: Workspace, tmp_path):

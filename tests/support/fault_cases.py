@@ -7,7 +7,7 @@ import csv
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Outcome:
     Attributes:
         rows: in the table before and after, and in verified backups.
         leftovers: unfinished files; the next run must remove them.
+        left: sessions and locks on the server, processes and temporary files, ten seconds later.
         problems: promises that were broken.
     """
 
@@ -43,6 +44,7 @@ class Outcome:
     code: int
     rows: tuple[int, int, int]
     leftovers: int
+    left: int
     problems: tuple[str, ...]
 
 
@@ -67,7 +69,7 @@ def try_case(case: Case, server: Server, template: str, folder: Path) -> Outcome
             ended = _run(case, strike)
             left = _left(strike)
         broken = [problem for promise in strike.promises if (problem := promise())]
-        return _judge(case, workspace, ended, committed, [*broken, *left])
+        return _judge(case, workspace, ended, committed, [*broken, *left], len(left))
 
 
 def _run(case: Case, strike: Strike) -> Ended:
@@ -99,7 +101,7 @@ def _run(case: Case, strike: Strike) -> Ended:
     return Ended(process.returncode, out, err)
 
 
-def _left(strike: Strike) -> Iterator[str] | list[str]:
+def _left(strike: Strike) -> list[str]:
     """What must be gone within ten seconds: sessions, locks, processes, temporary files."""
     deadline = time.monotonic() + LEFT_SECONDS
     while left := list(_still_there(strike)):
@@ -127,7 +129,9 @@ def _still_there(strike: Strike) -> Iterable[str]:
         yield f"{names[0]} was left in the temporary folder"
 
 
-def _judge(case: Case, workspace: Workspace, ended: Ended, committed: set[str], problems: list[str]) -> Outcome:
+def _judge(
+    case: Case, workspace: Workspace, ended: Ended, committed: set[str], problems: list[str], left: int
+) -> Outcome:
     after = _ids(workspace.database) - {"application"}
     saved, bad = _ids_in_backups(workspace)
     problems += bad
@@ -146,7 +150,7 @@ def _judge(case: Case, workspace: Workspace, ended: Ended, committed: set[str], 
         problems.append(f"the table holds {len(after)} rows, and not the {len(expected)} that it should")
     leftovers = len(list(workspace.backups.glob("*.tmp"))) if workspace.backups.exists() else 0
     problems += _next_run(workspace)
-    return Outcome(case, ended.code, (len(committed), len(after), len(saved)), leftovers, tuple(problems))
+    return Outcome(case, ended.code, (len(committed), len(after), len(saved)), leftovers, left, tuple(problems))
 
 
 def _next_run(workspace: Workspace) -> list[str]:

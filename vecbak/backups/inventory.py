@@ -14,6 +14,7 @@ from vecbak.backups import manifest as manifests
 from vecbak.backups.manifest import DamagedManifest, Manifest
 from vecbak.backups.naming import MANIFEST_PREFIX
 from vecbak.errors import UsageError
+from vecbak.paths import path_of
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def find_backup(text: str, folders: Sequence[Path]) -> FoundBackup:
         UsageError: there is none, or more than one.
     """
     if is_path(text):
-        path = Path(text).expanduser().absolute()
+        path = path_of(text).absolute()
         return FoundBackup(path, manifests.read(path))
     inventory = take_inventory(folders)
     if text == "latest":

@@ -14,6 +14,7 @@ import yaml
 
 from vecbak.config import Config, LoadedConfig
 from vecbak.errors import UsageError
+from vecbak.paths import path_of
 
 MAXIMUM_BYTES = 1_000_000
 MAXIMUM_NODES = 100_000
@@ -42,7 +43,7 @@ def find_config(option: str | None, environment: Mapping[str, str] = os.environ)
         UsageError: there is none.
     """
     text = option or environment.get("VECBAK_CONFIG") or "vecbak.yaml"
-    path = Path(text).expanduser().absolute()
+    path = path_of(text).absolute()
     if not path.exists():
         raise UsageError(
             f"the configuration file {text} does not exist",

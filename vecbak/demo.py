@@ -9,7 +9,6 @@ import os
 import random
 import shlex
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from vecbak.errors import Refused, VecbakError
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.embedded import embedded_server
 from vecbak.postgres.runner import LocalRunner
+from vecbak.postgres.throw_away import SERVER_FOLDER, throw_away_folder
 
 DIMENSIONS = 256
 COLLECTION = "product_manual"
@@ -60,9 +60,9 @@ def run_demo(directory: Path | None, documents: int) -> None:
     """
     with contextlib.ExitStack() as stack:
         if directory is None:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vecbak-demo-")))
+            directory = stack.enter_context(throw_away_folder("demo"))
         directory.mkdir(parents=True, exist_ok=True)
-        data = directory.absolute() / "pgdata"
+        data = directory.absolute() / SERVER_FOLDER
         (directory / "vecbak.yaml").write_text(_CONFIG.format(data=data), encoding="utf-8")
         _say("Starting PostgreSQL 18 with pgvector from PyPI …")
         endpoint = stack.enter_context(embedded_server(data, dbname=None, user=None, connect_seconds=10))

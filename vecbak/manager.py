@@ -28,6 +28,7 @@ from vecbak.interrupts import Scope
 from vecbak.logbook import folder_log
 from vecbak.operations.management import manage_vectors
 from vecbak.operations.opening import TASK_ID, open_job
+from vecbak.paths import path_of
 from vecbak.results import Result
 
 T = TypeVar("T")
@@ -56,7 +57,7 @@ class VectorTableManager:
     def __init__(
         self, task_output_dir: str | Path, task_id: str | None = None, config: str | Path | Config | None = None
     ) -> None:
-        self.task_output_dir = Path(task_output_dir).expanduser().absolute()
+        self.task_output_dir = path_of(task_output_dir).absolute()
         self.environment: dict[str, str] = {}
         name = self.task_output_dir.name
         self.task_id = task_id or (name if TASK_ID.fullmatch(name) else None)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
 import threading
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.command import environment, start_vecbak, vecbak
+from tests.support.command import vecbak
+from tests.support.load import Traffic, back_up_often
 from tests.support.programs import psql_filter
 from tests.support.server import Database
+from tests.support.stopped import Stopped
 from tests.support.workspace import Workspace
-from vecbak.checkpoints import STOP_AT, STOP_FILE
 from vecbak.config_file import load_config
 from vecbak.operations.backup import back_up
 from vecbak.operations.opening import open_job
@@ -29,26 +27,6 @@ EMBEDDING = "langchain_pg_embedding"
 @pytest.fixture
 def workspace(tmp_path, filled18: Database) -> Workspace:
     return Workspace(tmp_path, filled18)
-
-
-class Stopped:
-    """A run that waits at a step until `go`."""
-
-    def __init__(self, workspace: Workspace, step: str, *arguments: str) -> None:
-        self._flag = workspace.folder / "reached"
-        env = environment(**{STOP_AT: step, STOP_FILE: str(self._flag)})
-        self._process = start_vecbak(*arguments, "--output-dir", workspace.out, cwd=workspace.folder, env=env)
-        deadline = time.monotonic() + 60
-        while not self._flag.exists() or not self._flag.read_text():
-            assert self._process.poll() is None, self._process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-
-    def go(self) -> tuple[int, str]:
-        """Its exit code and what it said."""
-        self._flag.unlink()
-        _, errors = self._process.communicate(timeout=60)
-        return self._process.returncode, errors
 
 
 # what comes between
@@ -242,54 +220,17 @@ def test_links_in_the_backup_folder_are_not_followed(workspace: Workspace, tmp_p
 
 
 def test_many_backups_in_a_row_while_others_write_and_search(workspace: Workspace):
-    """No growth of memory, threads, files or connections; searches go on."""
-    stop, failures, latencies = threading.Event(), [], []
-
-    def write() -> None:
-        with workspace.database.connect() as connection:
-            number = 0
-            while not stop.is_set():
-                number += 1
-                connection.execute(f"INSERT INTO {EMBEDDING} (id, document) VALUES (%s, 'x')", [f"w{number}"])
-                time.sleep(0.01)
-
-    def search() -> None:
-        vector = "[" + ",".join(["0.1"] * 32) + "]"
-        with workspace.database.connect() as connection:
-            while not stop.is_set():
-                began = time.monotonic()
-                try:
-                    connection.execute(
-                        f"SELECT id FROM {EMBEDDING} ORDER BY embedding <-> %s LIMIT 5", [vector]
-                    ).fetchall()
-                except psycopg.Error as error:
-                    failures.append(error)
-                latencies.append(time.monotonic() - began)
-                time.sleep(0.005)
-
-    threads = [threading.Thread(target=write), threading.Thread(target=search)]
-    for thread in threads:
-        thread.start()
-    loaded = load_config(workspace.folder / "vecbak.yaml")
-    figures = []
-    try:
-        for _ in range(50):
-            with open_job(loaded, task_id="many", output_dir=workspace.out) as job:
-                back_up(job, truncate=False)
-            figures.append(
-                (len(list(Path("/proc/self/fd").iterdir())), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-            )
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert failures == []
+    """No growth of memory, threads, files or connections; searches go on. What they feel of it `scripts/load` prints."""
+    with Traffic(workspace, dimensions=32) as traffic:
+        used = back_up_often(workspace, 50)
+    assert traffic.failures == []
+    assert traffic.written > 50
+    assert len(traffic.latencies) > 50
     assert len(workspace.files("vector_backup_*.json")) == 50
-    assert figures[-1][0] <= figures[9][0] + 3
-    assert figures[-1][1] <= figures[9][1] * 1.1
-    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'vecbak%%' AND datname = %s"
-    assert workspace.database.value(query, [workspace.database.name]) == 0
-    assert max(latencies) < 5
+    assert used[-1].descriptors <= used[9].descriptors
+    assert used[-1].threads <= used[9].threads
+    assert used[-1].peak_kib <= used[9].peak_kib * 1.1
+    assert {item.connections for item in used} == {0}
 
 
 def test_no_file_is_touched_outside_the_output_directory(workspace: Workspace):

@@ -8,12 +8,14 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from vecbak.backups import manifest as manifests
 from vecbak.backups.manifest import DamagedManifest, Manifest
 from vecbak.backups.naming import MANIFEST_PREFIX
 from vecbak.errors import UsageError
+from vecbak.paths import path_of
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,18 @@ def take_inventory(folders: Iterable[Path]) -> Inventory:
     return Inventory(tuple(backups), tuple(alone), tuple(unreadable))
 
 
+def date_in(folder: Path, moment: datetime) -> datetime:
+    """The date of a new backup in a folder: after every other one there, even if the clock has gone back since.
+
+    Retention and `latest` go by it: the newest rows must not pass for the oldest.
+    """
+    newest = max((found.manifest.created_at for found in take_inventory([folder]).backups), default=None)
+    if newest is None or newest < moment:
+        return moment
+    log.warning("the clock is behind the newest backup in %s; the new one is dated just after it (%s)", folder, newest)
+    return newest + timedelta(microseconds=1)
+
+
 def is_path(text: str) -> bool:
     """Whether a BACKUP argument is a manifest's path, not an id."""
     return "/" in text or text.endswith(".json")
@@ -98,7 +112,7 @@ def find_backup(text: str, folders: Sequence[Path]) -> FoundBackup:
         UsageError: there is none, or more than one.
     """
     if is_path(text):
-        path = Path(text).expanduser().absolute()
+        path = path_of(text).absolute()
         return FoundBackup(path, manifests.read(path))
     inventory = take_inventory(folders)
     if text == "latest":

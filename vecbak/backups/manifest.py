@@ -119,11 +119,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """One backup.
 
     Attributes:
-        created_at: when its snapshot was taken, UTC; backups are ordered by it.
+        created_at: when its run began, UTC; backups are ordered by it. Where the clock had gone back, just after the one before.
         tables: by the name that the config gave.
         settings: what the sessions had pinned.
         collections: LangChain's, by name; None where the backup holds no such tables, or an older vecbak made it.
         scope: what was asked for, where the backup holds some rows alone: `collections`, or `where`.
+        removing: tables whose rows its run was about to remove; `truncated` says that it did, but who is killed right after
+            COMMIT cannot write that any more.
         checksum: SHA-256 of this document with an empty checksum.
     """
 
@@ -146,6 +148,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     proven_restorable: Proof | None = None
     collections: dict[str, CollectionEntry] | None = None
     scope: Literal["collections", "where"] | None = None
+    removing: tuple[str, ...] = ()
     checksum: str = ""
 
     @property

@@ -15,6 +15,7 @@ from vecbak.config import Retention
 
 LAST_GOOD = "last good backup"
 ONLY_COPY = "only copy of the rows truncated from"
+PERHAPS_ONLY_COPY = "perhaps the only copy of the rows of"
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,21 @@ class Moment:
         created_at: when its snapshot was taken.
         backup_id: decides a tie.
         holding: the tables of which it has rows.
-        emptied: those of them that were truncated after it.
+        emptied: those of them that were truncated after it, or by a run of which is known only that it was about to.
+        certain: whether they were.
     """
 
     created_at: datetime
     backup_id: str
     holding: frozenset[str] = frozenset()
     emptied: frozenset[str] = frozenset()
+    certain: bool = True
 
 
 def kept(backups: Iterable[Moment], rules: Retention) -> dict[Moment, tuple[str, ...]]:
     """Why each good backup is kept: `last`, `daily 2025-01-20`, `weekly 2025-W04`, `monthly 2025-01`, `last good backup`,
-    or `only copy of the rows truncated from TABLE`: no backup since then has a row of it.
+    or `only copy of the rows truncated from TABLE`: no backup since then has a row of it; `perhaps the only copy of the rows
+    of TABLE` where nothing says what became of the TRUNCATE.
 
     Args:
         backups: the good ones of one folder; what is damaged must not keep others from being kept.
@@ -56,7 +60,7 @@ def kept(backups: Iterable[Moment], rules: Retention) -> dict[Moment, tuple[str,
         for bucket, item in _newest_of_each(newest_first, name)[:count]:
             reasons[item].append(bucket)
     for item, tables in _only_copies(newest_first):
-        reasons[item].append(f"{ONLY_COPY} {', '.join(sorted(tables))}")
+        reasons[item].append(f"{ONLY_COPY if item.certain else PERHAPS_ONLY_COPY} {', '.join(sorted(tables))}")
     if newest_first and not reasons[newest_first[0]]:
         reasons[newest_first[0]].append(LAST_GOOD)
     return {item: tuple(found) for item, found in reasons.items()}

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from vecbak import __version__, interrupts
+from vecbak import __version__, cores, interrupts
 from vecbak.cli import backup, completion, demo, doctor, looking, pipeline, prune, restore, serve, verify
 from vecbak.cli.boundary import Boundary, Settings
 from vecbak.report import write_on_any_terminal
@@ -32,6 +32,7 @@ def cli(ctx: click.Context, verbose: int, quiet: bool) -> None:
       vecbak truncate --task-id nightly
     """
     interrupts.install()
+    cores.forbid()
     ctx.ensure_object(Settings).verbosity = -1 if quiet else min(verbose, 1)
 
 

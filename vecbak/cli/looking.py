@@ -9,6 +9,7 @@ import click
 
 from vecbak.cli.boundary import Settings
 from vecbak.cli.options import backup_folders, find, load_or_defaults, open_local_job, options
+from vecbak.paths import path_of
 
 
 @click.command(short_help="Write a commented starter config.")
@@ -33,7 +34,7 @@ def init(settings: Settings, discover: bool, dsn: str | None, config: str | None
 
     if dsn is not None and not discover:
         raise click.UsageError("--dsn needs --discover")
-    path = Path(config or os.environ.get("VECBAK_CONFIG") or "vecbak.yaml").expanduser()
+    path = path_of(config or os.environ.get("VECBAK_CONFIG") or "vecbak.yaml")
     write_starter(path, _discovered(settings, path, dsn) if discover else starter_text())
     report.show_text(f"Wrote {path}. Every key is optional; say where the database is, then try `vecbak doctor`.")
 

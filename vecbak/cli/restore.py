@@ -14,6 +14,7 @@ from vecbak import interrupts
 from vecbak.cli.boundary import Settings
 from vecbak.cli.options import load, open_job, options, reading_backup
 from vecbak.errors import Declined, UsageError
+from vecbak.paths import path_of
 
 if TYPE_CHECKING:
     from vecbak.backups.inventory import FoundBackup
@@ -174,7 +175,7 @@ def _pair(
     from vecbak.operations.csv_pair import pair_source
 
     collection, embedding = map(Path, csv_pair or ("", ""))
-    skip = Path(skip_bad_rows).expanduser() if skip_bad_rows is not None else None
+    skip = path_of(skip_bad_rows) if skip_bad_rows is not None else None
     return pair_source(job, collection, embedding, schema, names, skip, touch_nothing=touch_nothing, migrate=migrate)
 
 

@@ -50,9 +50,9 @@ def verify(
     ):
         endpoint = endpoint_from_dsn(on, loaded) if on is not None else None
         reader = file_reader(job, found.manifest, found.path.parent)
-        result, _ = verify_files(found, reader, jobs=loaded.config.backup.jobs, progress=job.progress)
+        result, checked = verify_files(found, reader, jobs=loaded.config.backup.jobs, progress=job.progress)
         if restore:
-            result = prove_found(job, found, result, endpoint)
+            result = prove_found(job, found, result, checked, endpoint)
         interrupts.hold()
     if as_json:
         report.show_document(result.to_dict())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
@@ -14,6 +13,7 @@ from vecbak.operations import metrics
 from vecbak.operations import prune as pruning
 from vecbak.operations.hooks import run_after, run_before, run_on_error
 from vecbak.operations.job import Job
+from vecbak.paths import path_of
 from vecbak.results import Result
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def _record(job: Job, run: metrics.LastRun) -> str | None:
     wanted = job.config.metrics_textfile
     if not wanted:
         return None
-    path = job.config_folder / Path(wanted).expanduser()
+    path = job.config_folder / path_of(wanted)
     try:
         metrics.record(path, run)
     except OSError as error:

@@ -30,7 +30,7 @@ from vecbak.operations.copying import explain
 from vecbak.operations.extent import Extent, Whole
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
-from vecbak.operations.saving import Locked, Saving, count_and_find_room
+from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pruned
 from vecbak.operations.truncate import commit_truncate
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.guard import Guard
@@ -182,8 +182,9 @@ class BackupRun:
     def _save_and_truncate(self, locked: Locked, *, may_begin_again: bool) -> None:
         self._database = locked.facts.server.database
         self._saving = saving = Saving(self.job, locked, began=self._began, moment=self._moment)
-        with saving.draft() as draft:
+        with saving.draft() as draft, contextlib.ExitStack() as kept:
             verified = saving.save(draft)
+            kept.enter_context(not_pruned(draft, verified))
             tables = {label: table for label, table in locked.tables.items() if label in locked.emptied}
             if tables and provable.wanted(self.job.config):
                 verified = self._prove(saving, draft, verified)

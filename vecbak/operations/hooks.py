@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vecbak.errors import ExitCode, Interrupted, Refused, VecbakError, exit_code_of, reason_of
 from vecbak.operations.job import Job
+from vecbak.paths import path_of
 from vecbak.results import Result
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def run_on_error(job: Job, error: BaseException) -> None:
 
 def program_path(folder: Path, program: str) -> str:
     """A hook's program: one with a slash is relative to the config's folder, another is found on PATH."""
-    return str(folder / Path(program).expanduser()) if "/" in program else program
+    return str(folder / path_of(program)) if "/" in program else program
 
 
 def _facts(job: Job, result: Result, error: BaseException | None) -> dict[str, str]:

@@ -1,18 +1,17 @@
 r"""Loading files into tables and reading tables back, inside the guard's transaction.
 
-The bytes that were verified are handed to psql's `\copy` through a FIFO, so that every format and compression goes one
-way; what psql loaded is then held against what was read.
+The bytes that were verified are handed to psql's `\copy` through a pipe, so that every format and compression goes one
+way; what psql loaded is then held against what was read. The pipe has no name in any folder, so that nothing of it is left
+whoever is killed: psql opens our end of it by `/proc/PID/fd/N` (proc_pid_fd(5)), which never blocks, as it would with a FIFO.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, cast
 
 from vecbak.backups.formats import COPY_OPTIONS
@@ -83,15 +82,15 @@ def load(
         FileDamaged: the file could not be read to its end.
     """
 
-    def write(fifo: BinaryIO) -> None:
+    def write(pipe: BinaryIO) -> None:
         def consume(chunk: bytes) -> None:
-            fifo.write(chunk)
+            pipe.write(chunk)
             on_bytes(len(chunk))
 
         file.feed(consume)
 
-    with _fifo("wb", write) as (path, finished):
-        request = restore_queries.copy_from(target, columns, str(path), file.options)
+    with _pipe("wb", write) as (path, finished):
+        request = restore_queries.copy_from(target, columns, path, file.options)
         answer = _ask(guard, request, f"loading {file.name}", seconds)
         finished()
         return answer.row_count
@@ -113,15 +112,15 @@ def compare(
         FileDamaged: a file could not be read to its end.
     """
 
-    def read(fifo: BinaryIO) -> None:
+    def read(pipe: BinaryIO) -> None:
         try:
-            _compare_streams(fifo, columns, names, reader)
+            _compare_streams(pipe, columns, names, reader)
         finally:
-            while fifo.read(PIPE_BYTES):  # psql must be able to end
+            while pipe.read(PIPE_BYTES):  # psql must be able to end
                 pass
 
-    with _fifo("rb", read) as (path, finished):
-        request = restore_queries.copy_out(source, columns, str(path), EXPORT_OPTIONS[reader.format])
+    with _pipe("rb", read) as (path, finished):
+        request = restore_queries.copy_out(source, columns, path, EXPORT_OPTIONS[reader.format])
         _ask(guard, request, f"exporting {source}", seconds)
         finished()
 
@@ -134,8 +133,8 @@ def _ask(guard: Guard, request: str, step: str, seconds: float) -> Answer:
         raise
 
 
-def _compare_streams(fifo: BinaryIO, columns: Sequence[str], names: Sequence[str], reader: FileReader) -> None:
-    exported = _RowStream(fifo, reader.format, len(columns))
+def _compare_streams(pipe: BinaryIO, columns: Sequence[str], names: Sequence[str], reader: FileReader) -> None:
+    exported = _RowStream(pipe, reader.format, len(columns))
     position = 0
     for name in names:
 
@@ -161,8 +160,8 @@ def _compare_streams(fifo: BinaryIO, columns: Sequence[str], names: Sequence[str
 class _RowStream:
     """The rows' bytes of an export, without what binary puts around them."""
 
-    def __init__(self, fifo: BinaryIO, format: str, columns: int) -> None:
-        self._fifo = fifo
+    def __init__(self, pipe: BinaryIO, format: str, columns: int) -> None:
+        self._pipe = pipe
         self._bytes = bytearray()
         # an export of ours has no header line and no statements: only binary needs its reader
         self._feed = (
@@ -170,7 +169,7 @@ class _RowStream:
         )
 
     def take(self, size: int) -> bytes:
-        while len(self._bytes) < size and (chunk := self._fifo.read1(PIPE_BYTES)):  # type: ignore[attr-defined]
+        while len(self._bytes) < size and (chunk := self._pipe.read1(PIPE_BYTES)):  # type: ignore[attr-defined]
             self._feed(chunk)
         taken = bytes(self._bytes[:size])
         del self._bytes[:size]
@@ -178,48 +177,46 @@ class _RowStream:
 
 
 @contextlib.contextmanager
-def _fifo(mode: str, work: Callable[[BinaryIO], None]) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """A FIFO whose one end psql opens, while a thread works at the other.
+def _pipe(mode: str, work: Callable[[BinaryIO], None]) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A pipe whose one end psql opens, while a thread works at the other.
+
+    Args:
+        mode: of the thread's end.
 
     Yields:
-        Its path, and a function that waits for the thread and raises what it raised.
+        The path by which psql opens its end, and a function that, when psql has closed it, waits for the thread and raises
+        what it raised.
     """
     failure: list[BaseException] = []
-    with tempfile.TemporaryDirectory(prefix="vecbak-") as folder:
-        path = Path(folder) / "rows"
-        os.mkfifo(path, 0o600)
+    read_end, write_end = os.pipe()
+    widen_pipe(write_end)
+    ours, theirs = (write_end, read_end) if mode == "wb" else (read_end, write_end)
 
-        def run() -> None:
-            try:
-                with cast(BinaryIO, path.open(mode)) as fifo:
-                    widen_pipe(fifo.fileno())
-                    work(fifo)
-            except BrokenPipeError:
-                pass  # psql ended first, and says why
-            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
-                failure.append(error)
+    def run() -> None:
+        try:
+            with cast(BinaryIO, os.fdopen(ours, mode)) as pipe:
+                work(pipe)
+        except BrokenPipeError:
+            pass  # psql ended first, and says why
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            failure.append(error)
 
-        thread = threading.Thread(target=run, name="fifo", daemon=True)
+    thread = threading.Thread(target=run, name="pipe", daemon=True)
+    with contextlib.ExitStack() as ending:
+        # without psql nobody reads what the thread writes, nor writes what it reads: it ends when this end is closed
+        ending.callback(thread.join)
+        ending.callback(os.close, theirs)
         thread.start()
 
         def finished() -> None:
-            thread.join()
+            ending.close()
             if failure:
                 raise failure[0]
 
-        def end() -> None:
-            # psql may have failed before it opened its end: open it ourselves, so that the thread can go on and end
-            while thread.is_alive():
-                with contextlib.suppress(OSError):
-                    os.close(os.open(path, os.O_NONBLOCK | (os.O_RDONLY if mode == "wb" else os.O_WRONLY)))
-                thread.join(0.02)
-
         try:
-            yield path, finished
+            yield f"/proc/{os.getpid()}/fd/{theirs}", finished
         except SessionFailed:
-            end()
+            ending.close()
             if failure and mode == "wb":  # a file that ended too early explains whatever psql said
                 raise failure[0] from None
             raise
-        finally:
-            end()

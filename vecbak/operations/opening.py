@@ -13,6 +13,7 @@ from vecbak.backups.inventory import search_folders
 from vecbak.config import Config, LoadedConfig
 from vecbak.errors import UsageError
 from vecbak.operations.job import Job
+from vecbak.paths import path_of
 from vecbak.postgres.connection import Endpoint, endpoint_from_config
 from vecbak.postgres.programs import find_installations
 from vecbak.postgres.runner import LocalRunner
@@ -52,7 +53,7 @@ def task_folder(loaded: LoadedConfig, task_id: str, output_dir: str | Path | Non
         return loaded.resolve(loaded.config.tasks_directory) / check_task_id(task_id)
     if not str(output_dir) or "\0" in str(output_dir):
         raise UsageError("--output-dir is no folder's name", "Give a path.")
-    return Path(output_dir).expanduser().absolute()
+    return path_of(output_dir).absolute()
 
 
 def backup_folders(loaded: LoadedConfig, task_id: str | None, output_dir: str | None) -> list[Path]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from vecbak.backups.draft import amend_manifest
 from vecbak.backups.files import FileDamaged
 from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.manifest import Manifest, Proof, TableEntry
+from vecbak.checkpoints import reach
 from vecbak.errors import BackupFailed, ConnectionFailed, VecbakError
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
@@ -30,6 +30,7 @@ from vecbak.operations.loading import Different, backup_file, compare, load
 from vecbak.operations.locking import begin
 from vecbak.operations.provable import nearest_major
 from vecbak.operations.reading import FileReader, pg_restore_for
+from vecbak.operations.verify import Checked
 from vecbak.postgres import restore_queries
 from vecbak.postgres.catalog import Server, Table
 from vecbak.postgres.connection import Endpoint
@@ -38,6 +39,7 @@ from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import quote_identifier, quote_name
 from vecbak.postgres.programs import find_installations
 from vecbak.postgres.session import SessionFailed
+from vecbak.postgres.throw_away import SERVER_FOLDER, throw_away_folder
 from vecbak.results import VerifyResult
 
 log = logging.getLogger(__name__)
@@ -89,17 +91,21 @@ def prove(job: Job, manifest: Manifest, folder: Path, on: Endpoint | None = None
     )
 
 
-def prove_found(job: Job, found: FoundBackup, result: VerifyResult, on: Endpoint | None) -> VerifyResult:
+def prove_found(
+    job: Job, found: FoundBackup, result: VerifyResult, checked: Checked, on: Endpoint | None
+) -> VerifyResult:
     """Prove a backup on disk, and record it in its manifest.
 
     Args:
         result: of verifying its files.
+        checked: those files: what was proven must be what was verified.
 
     Raises:
         BackupFailed: as `prove`; `result` says so.
     """
     try:
         proof = prove(job, found.manifest, found.path.parent, on)
+        _check_untouched(checked)
     except VecbakError as error:
         error.result = msgspec.structs.replace(result, proven_restorable=False, errors=(error.message,))
         raise
@@ -116,6 +122,16 @@ def prove_found(job: Job, found: FoundBackup, result: VerifyResult, on: Endpoint
     return proven
 
 
+def _check_untouched(checked: Checked) -> None:
+    try:
+        checked.check_untouched()
+    except FileDamaged as error:
+        raise BackupFailed(
+            f"a file was changed while it was proven: {error}",
+            "Find out what touches the backup folder, then verify again.",
+        ) from None
+
+
 def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: FileReader) -> Server:
     seconds = job.config.timeouts.restore_seconds
     begin(guard, job.config.timeouts, writes=True)
@@ -126,6 +142,13 @@ def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: Fil
     guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", "making a scratch schema")
     guard.ask(restore_queries.ONE_PROCESS, "pinning the order of rows")
     for label, entry in manifest.tables.items():
+        types = [
+            relocate(column.type, manifest.server, server)
+            for column in entry.table.columns
+            if column.name in entry.columns
+        ]
+        if unknown := guard.ask_json(restore_queries.unknown_types(types), f"looking for the types of {label}"):
+            raise Different(f"the server does not know the type {', '.join(unknown)} of {label}")
         statements = [relocate(line, manifest.server, server) for line in create_table(_bare(entry), schema)]
         guard.ask("\n".join(statements), f"making the table {label}")
         target = quote_name(schema, entry.table.name)
@@ -159,11 +182,12 @@ def _throw_away_server(manifest: Manifest) -> Iterator[Endpoint]:
     from vecbak.postgres.embedded import embedded_server
 
     major = nearest_major(manifest.server.version)
-    with tempfile.TemporaryDirectory(prefix="vecbak-verify-", ignore_cleanup_errors=True) as name:
+    with throw_away_folder("verify") as folder:
         try:
             with embedded_server(
-                Path(name) / "pgdata", dbname=None, user=None, connect_seconds=30, major=major
+                folder / SERVER_FOLDER, dbname=None, user=None, connect_seconds=30, major=major
             ) as found:
+                reach("proving")
                 yield found
         except ConnectionFailed as error:
             raise BackupFailed(

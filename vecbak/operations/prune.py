@@ -133,11 +133,17 @@ def _a_good_one_stays(leaving: Decision, decisions: tuple[Decision, ...]) -> boo
 
 def _moment(found: FoundBackup) -> Moment:
     item = found.manifest
-    emptied = item.truncated.rows_removed if item.truncated else {}
-    lost = {label for label, rows in emptied.items() if rows and label in item.tables}
     full = {label for label, entry in item.tables.items() if entry.rows}
+    if item.truncated:
+        lost = {label for label, rows in item.truncated.rows_removed.items() if rows and label in item.tables}
+    else:  # its run may have been killed before it could say so
+        lost = full.intersection(item.removing)
     return Moment(
-        item.created_at, found.path.name, holding=_holdings(item, full), emptied=_holdings(item, lost, whole=False)
+        item.created_at,
+        found.path.name,
+        holding=_holdings(item, full),
+        emptied=_holdings(item, lost, whole=False),
+        certain=item.truncated is not None,
     )
 
 

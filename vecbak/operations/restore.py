@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
 from vecbak.errors import (
     BackupDamaged,
+    BackupFailed,
     Refused,
     RestoreFailed,
     RestoreUnknown,
@@ -38,7 +40,7 @@ from vecbak.operations.copying import explain
 from vecbak.operations.filling import Filling
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
-from vecbak.operations.saving import Locked, Saving, count_and_find_room, open_log
+from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pruned, open_log
 from vecbak.operations.targets import Mode, Plan, Source
 from vecbak.operations.truncate import empty_tables
 from vecbak.postgres import restore_queries
@@ -117,6 +119,7 @@ class RestoreRun:
         self._filling: Filling | None = None
         self._safety: Saving | None = None
         self._warnings: list[str] = []
+        self._kept = contextlib.ExitStack()
 
     def result(self, error: str | None = None) -> RestoreResult:
         """What happened so far.
@@ -190,6 +193,7 @@ class RestoreRun:
             raise
         finally:
             guard.close()
+            self._kept.close()
         self._record(None)
 
     # lock, then look
@@ -305,6 +309,7 @@ class RestoreRun:
         with saving.draft() as draft:
             verified = saving.save(draft)
             saving.write_log(saving.section())
+            self._kept.enter_context(not_pruned(draft, verified))
         return verified
 
     def _fill(self, guard: Guard, safety: VerifiedBackup | None) -> None:
@@ -332,6 +337,8 @@ class RestoreRun:
         self._filling = self._make_filling(guard)
         self._filling.run()
         self.source.check_untouched()
+        if safety:
+            _check_untouched(safety)
 
     def _make_filling(self, guard: Guard) -> Filling:
         if self._scope is None:
@@ -396,3 +403,14 @@ class RestoreRun:
             backup_log.append(self.job.backup_folder, text)
         except OSError as problem:
             log.warning("the log of the safety backup could not be written: %s", explain(problem))
+
+
+def _check_untouched(safety: VerifiedBackup) -> None:
+    # loading can take hours, and until COMMIT its rows are in the table too
+    try:
+        safety.check_untouched()
+    except FileDamaged as error:
+        raise BackupFailed(
+            f"the safety backup was changed while the rows were loaded: {error}; the target is as it was before",
+            "Find out what touches the backup folder, then run vecbak again.",
+        ) from None

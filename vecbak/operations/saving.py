@@ -18,10 +18,12 @@ from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
 from vecbak.backups.draft import Draft, remove_leftovers, start_draft
 from vecbak.backups.files import FileDamaged, FinishedFile, make_folder
+from vecbak.backups.inventory import FoundBackup, date_in
 from vecbak.backups.manifest import CollectionEntry, Manifest, Programs, SchemaFile
+from vecbak.backups.removal import reading
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
-from vecbak.errors import BackupFailed, Busy, Refused, reason_of
+from vecbak.errors import BackupFailed, Busy, Refused, UsageError, reason_of
 from vecbak.operations import preflight
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
@@ -270,7 +272,7 @@ class Saving:
             format_version=manifests.PARTIAL_VERSION if locked.scope else manifests.FORMAT_VERSION,
             backup_id=draft.backup_id,
             task_id=self._job.task_id,
-            created_at=self._moment,
+            created_at=date_in(draft.folder, self._moment),
             database=locked.facts.server.database,
             host=parameters.get("host"),
             port=parameters.get("port"),
@@ -286,7 +288,28 @@ class Saving:
             schema_file=SchemaFile(name=schema.path.name, size_bytes=schema.size_bytes, sha256=schema.sha256),
             collections=self._collections,
             scope=locked.scope,
+            removing=tuple(label for label in locked.tables if label in locked.emptied),
         )
+
+
+@contextlib.contextmanager
+def not_pruned(draft: Draft, verified: VerifiedBackup) -> Iterator[None]:
+    """As long as the context lasts, no other run's prune removes a backup whose rows are about to go.
+
+    The run's own claim does not do that: it goes with the manifest that is replaced, and before a restore's COMMIT.
+
+    Raises:
+        BackupFailed: somebody removed it already.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(reading(FoundBackup(draft.manifest_path, verified.manifest)))
+        except UsageError:
+            raise BackupFailed(
+                f"the backup {draft.backup_id} was removed as soon as it was made; nothing was truncated",
+                "Find out what touches the backup folder, then run vecbak again.",
+            ) from None
+        yield
 
 
 def open_log(job: Job) -> None:

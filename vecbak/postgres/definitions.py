@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from vecbak.errors import RestoreFailed
 from vecbak.postgres.catalog import Column, Constraint, Index, Server, Table
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 
@@ -17,6 +18,10 @@ _INDEXED_TABLE = re.compile(rf"\A(CREATE (?:UNIQUE )?INDEX {_PART} ON )(ONLY )?{
 _REFERENCED = re.compile(rf'\A(FOREIGN KEY \((?:[^"]|"(?:[^"]|"")+")+?\) REFERENCES )({_PART})\.({_PART})(?=\()')
 _QUALIFIED = re.compile(rf"({_PART})\.({_PART})")
 _SEQUENCE = re.compile(r"'((?:[^']|'')+)'::regclass")
+# what a server's own deparser writes: strings, quoted names, and no statement's end, comment or psql command between them
+# (possessive: one way to read it, so that none takes exponential time)
+_QUOTED = r"""[eE]'(?:[^'\\]|''|\\.)*+'|'(?:[^']|'')*+'|"(?:[^"]|"")*+\""""
+_FRAGMENT = re.compile(rf"""(?:{_QUOTED}|-(?!-)|/(?!\*)|[^'"\\;/\0-])*+""", re.DOTALL)
 _TYPES = "(?:vector|halfvec|sparsevec)"
 _EXTENSION_OBJECT = (
     rf"(?=(?:{_TYPES}|{_TYPES}_(?:l2_|ip_|cosine_|l1_)?ops|bit_(?:hamming|jaccard)_ops|vector_dims|vector_norm"
@@ -40,6 +45,8 @@ def create_table(table: Table, schema: str) -> list[str]:
         schema: where it is made.
     """
     name = quote_name(schema, table.name)
+    for sequence in table.sequences:
+        _check_fragment(sequence.options or "", sequence.name)
     identity = {column.name for column in table.columns if column.identity}
     serial = [sequence for sequence in table.sequences if sequence.column not in identity]
     columns = ",\n  ".join(_column_definition(column, table, schema) for column in table.columns)
@@ -66,6 +73,7 @@ def add_constraint(table: Table, constraint: Constraint, schema: str, moved: Map
         old = (_unquote(match.group(2)), _unquote(match.group(3)))
         return match.group(1) + quote_name(moved.get(old, old[0]), old[1])
 
+    _check_fragment(constraint.definition, constraint.name)
     definition = _REFERENCED.sub(follow, constraint.definition, count=1)
     return (
         f"ALTER TABLE {quote_name(schema, table.name)} ADD CONSTRAINT {quote_identifier(constraint.name)} {definition};"
@@ -78,6 +86,7 @@ def create_index(table: Table, index: Index, schema: str, tablespaces: tuple[str
     Args:
         tablespaces: those of the server; an index whose own is not among them goes into the default one.
     """
+    _check_fragment(index.definition, index.name)
     name = quote_name(schema, index.name)
     definition = _INDEXED_TABLE.sub(
         lambda match: f"{match.group(1)}{match.group(2) or ''}{quote_name(schema, table.name)}",
@@ -98,6 +107,8 @@ def create_index(table: Table, index: Index, schema: str, tablespaces: tuple[str
 
 
 def _column_definition(column: Column, table: Table, schema: str) -> str:
+    for text in (column.type, column.collation, column.default):
+        _check_fragment(text or "", column.name)
     words = [quote_identifier(column.name), column.type]
     if column.collation:
         words.append(f"COLLATE {column.collation}")
@@ -126,3 +137,22 @@ def _with_own_sequences(default: str, table: Table, schema: str) -> str:
 
 def _unquote(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _check_fragment(text: str, name: str) -> None:
+    """A manifest may come from anywhere: no part of a definition may end its statement, or be a command to psql.
+
+    Raises:
+        RestoreFailed: one does.
+    """
+    outside = re.sub(_QUOTED, "", text, flags=re.DOTALL)
+    depth = 0
+    for mark in re.findall("[()]", outside):
+        depth += 1 if mark == "(" else -1
+        if depth < 0:
+            break
+    if depth or not _FRAGMENT.fullmatch(text):
+        raise RestoreFailed(
+            f"the manifest's definition of {name} is none that PostgreSQL wrote: {text[:60]!r}; nothing was changed",
+            "Do not use this manifest; find out where it comes from.",
+        )

@@ -22,7 +22,7 @@ from typing import Any
 
 import sh
 
-from vecbak import interrupts
+from vecbak import cores, interrupts
 from vecbak.errors import ExitCode, VecbakError
 
 GRACE_SECONDS = 5.0
@@ -53,6 +53,8 @@ class Process:
         output: a descriptor that its standard output goes to, instead of a pipe to us.
         source: a descriptor that its standard input comes from, instead of a pipe from us.
         attached: it shares our own three streams; on a terminal our process group too, so that it can read there.
+        users_own: it is the user's program, which may dump core as it could without us.
+        outlives_us: it is to clean up when we are killed.
     """
 
     def __init__(
@@ -64,8 +66,12 @@ class Process:
         output: int | None = None,
         source: int | None = None,
         attached: bool = False,
+        users_own: bool = False,
+        outlives_us: bool = False,
     ) -> None:
         interrupts.check()
+        self._users_own = users_own
+        self._outlives_us = outlives_us
         self.output = bytearray()
         self.errors = bytearray()
         self._closing = threading.Lock()
@@ -102,6 +108,11 @@ class Process:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != parent:  # it died before prctl
                 os.kill(os.getpid(), signal.SIGKILL)
+
+        def prepare() -> None:
+            if not self._outlives_us:
+                die_with_parent()
+            cores.allow() if self._users_own else cores.forbid()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
 
@@ -113,7 +124,7 @@ class Process:
             "_bg_exc": False,
             # Ctrl-C at the terminal reaches us alone; we decide what the children are told
             "_new_group": self._own_group,
-            "_preexec_fn": die_with_parent,
+            "_preexec_fn": prepare,
             "_env": dict(environment),
             "_return_cmd": True,
             "_encoding": "utf-8",

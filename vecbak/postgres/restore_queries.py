@@ -11,7 +11,7 @@ from vecbak.postgres.queries import attempt, milliseconds
 
 
 def copy_from(target: str, columns: Sequence[str], file: str, options: str) -> str:
-    r"""psql's `\copy` from a file or FIFO; columns named, in the file's order.
+    r"""psql's `\copy` from a file or pipe; columns named, in the file's order.
 
     Args:
         target: quoted and qualified.
@@ -23,7 +23,7 @@ def copy_from(target: str, columns: Sequence[str], file: str, options: str) -> s
 
 
 def copy_out(source: str, columns: Sequence[str], file: str, options: str) -> str:
-    r"""psql's `\copy` of a whole table into a file or FIFO, in the order that the rows lie in the table.
+    r"""psql's `\copy` of a whole table into a file or pipe, in the order that the rows lie in the table.
 
     Args:
         source: quoted and qualified.

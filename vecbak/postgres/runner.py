@@ -199,7 +199,7 @@ class LocalRunner:
             ProgramTimeout: it was stopped.
             Interrupted: so were we; it has ended.
         """
-        process = Process(argv, {**os.environ, **environment}, None, attached=True)
+        process = Process(argv, {**os.environ, **environment}, None, attached=True, users_own=True)
         try:
             code = process.wait(float("inf") if timeout is None else timeout)
         except Interrupted as interrupt:
@@ -237,7 +237,7 @@ class LocalRunner:
             Interrupted: so were we; it has ended.
         """
         deadline = float("inf") if timeout is None else time.monotonic() + timeout
-        process = self._begin(argv, None, environment)
+        process = self._begin(argv, None, environment, users_own=True)
         process.close_descriptor(process.stdin)
 
         def tell(last: bool = False) -> bool:
@@ -272,9 +272,10 @@ class LocalRunner:
         *,
         output: int | None = None,
         source: int | None = None,
+        users_own: bool = False,
     ) -> Process:
         inherited = {**os.environ, "PG_COLOR": "never", **(environment or {})}
-        process = Process(argv, inherited, folder, output=output, source=source)
+        process = Process(argv, inherited, folder, output=output, source=source, users_own=users_own)
         with self._lock:
             self._processes = [item for item in self._processes if item.is_alive()]
             self._processes.append(process)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.unit.examples import manifest
-from vecbak.backups.inventory import find_backup, search_folders, take_inventory
+from vecbak.backups.inventory import date_in, find_backup, search_folders, take_inventory
 from vecbak.backups.manifest import DamagedManifest, encode
 from vecbak.errors import UsageError
 
@@ -157,3 +157,14 @@ def test_a_folder_without_permission_is_no_reason_to_stop(tmp_path):
     (tmp_path / "a").mkdir()
     os.mkfifo(tmp_path / "pipe")
     assert take_inventory([tmp_path, tmp_path / "none"]).backups == ()
+
+
+def test_a_new_backup_is_dated_after_every_other_one_even_if_the_clock_has_gone_back(tmp_path, caplog):
+    now = datetime(2025, 7, 20, 12, tzinfo=UTC)
+    assert date_in(tmp_path, now) == now
+    put(tmp_path, "20250720_110000", datetime(2025, 7, 20, 11, tzinfo=UTC))
+    assert date_in(tmp_path, now) == now
+    assert caplog.records == []
+    put(tmp_path, "20250721_000000", datetime(2025, 7, 21, tzinfo=UTC))
+    assert datetime(2025, 7, 21, tzinfo=UTC) < date_in(tmp_path, now) < datetime(2025, 7, 21, 0, 0, 1, tzinfo=UTC)
+    assert "the clock is behind" in caplog.text

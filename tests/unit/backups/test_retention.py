@@ -3,7 +3,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vecbak.backups.retention import LAST_GOOD, ONLY_COPY, Moment, kept
+from vecbak.backups.retention import LAST_GOOD, ONLY_COPY, PERHAPS_ONLY_COPY, Moment, kept
 from vecbak.config import Retention
 
 NONE = Retention(keep_last=0, keep_daily=0, keep_weekly=0, keep_monthly=0)
@@ -150,3 +150,11 @@ def test_a_newer_backup_never_brings_an_older_one_back(backups, retention, newer
         newest_first(backups)[:1]
     )  # the newest may be kept as the last good one
     assert survivors([*backups, later], retention) - {later} - set(newest_first(backups)[:1]) <= before
+
+
+def test_what_a_run_may_have_emptied_before_it_was_killed_is_kept_until_its_table_is_saved_again():
+    perhaps = Moment(NOON - timedelta(days=3), "p", frozenset("t"), frozenset("t"), certain=False)
+    empty = Moment(NOON - timedelta(days=2), "e")
+    again = Moment(NOON - timedelta(days=1), "a", frozenset("t"))
+    assert kept([perhaps, empty], rules(keep_last=1))[perhaps] == (f"{PERHAPS_ONLY_COPY} t",)
+    assert kept([perhaps, empty, again], rules(keep_last=1))[perhaps] == ()

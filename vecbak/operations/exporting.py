@@ -154,13 +154,14 @@ class DumpExporter:
         name = file.path.name
         try:
             if compressor is None:
-                command = restore_list_command(self.installation, name)
-                ended = [self.runner.run(command, timeout=self.seconds, folder=self.folder, consume=counter.feed)]
+                command = restore_list_command(self.installation)
+                with file.path.open("rb") as dump:
+                    ended = [self.runner.run(command, timeout=self.seconds, consume=counter.feed, source=dump.fileno())]
             else:
                 ended = list(
                     self.runner.pipe(
                         [compressor.program, *compressor.decompress, name],
-                        restore_list_command(self.installation, None),
+                        restore_list_command(self.installation),
                         timeout=self.seconds,
                         folder=self.folder,
                         consume=counter.feed,

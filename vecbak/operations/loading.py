@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from vecbak.backups.formats import COPY_OPTIONS
 from vecbak.backups.rows import Consumer, DumpRows, row_reader
 from vecbak.operations.reading import FileReader
 from vecbak.postgres import restore_queries
+from vecbak.postgres.fifos import Fifo, local_fifo
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.session import Answer, SessionFailed
 
@@ -93,8 +91,8 @@ def load(
 
         file.feed(consume)
 
-    with _fifo("wb", write) as (path, finished):
-        request = restore_queries.copy_from(target, columns, str(path), file.options)
+    with guard.fifo() as fifo, _working_at(fifo, write) as finished:
+        request = restore_queries.copy_from(target, columns, fifo.path, file.options)
         answer = _ask(guard, request, f"loading {file.name}", seconds)
         finished()
         return answer.row_count
@@ -123,8 +121,8 @@ def compare(
             while fifo.read(PIPE_BYTES):  # psql must be able to end
                 pass
 
-    with _fifo("rb", read) as (path, finished):
-        request = restore_queries.copy_out(source, columns, str(path), EXPORT_OPTIONS[reader.format])
+    with local_fifo("rb") as fifo, _working_at(fifo, read, reads=True) as finished:
+        request = restore_queries.copy_out(source, columns, fifo.path, EXPORT_OPTIONS[reader.format])
         _ask(guard, request, f"exporting {source}", seconds)
         finished()
 
@@ -181,49 +179,44 @@ class _RowStream:
 
 
 @contextlib.contextmanager
-def _fifo(mode: str, work: Callable[[BinaryIO], None]) -> Iterator[tuple[Path, Callable[[], None]]]:
-    """A FIFO whose one end psql opens, while a thread works at the other.
+def _working_at(fifo: Fifo, work: Callable[[BinaryIO], None], *, reads: bool = False) -> Iterator[Callable[[], None]]:
+    """A thread that works at our end of a named pipe while psql works at the other.
 
     Yields:
-        Its path, and a function that waits for the thread and raises what it raised.
+        A function that waits for the thread and raises what it raised.
     """
     failure: list[BaseException] = []
-    with tempfile.TemporaryDirectory(prefix="vecbak-") as folder:
-        path = Path(folder) / "rows"
-        os.mkfifo(path, 0o600)
 
-        def run() -> None:
-            try:
-                with cast(BinaryIO, path.open(mode)) as fifo:
-                    with contextlib.suppress(OSError):
-                        fcntl.fcntl(fifo.fileno(), _F_SETPIPE_SZ, PIPE_BYTES)
-                    work(fifo)
-            except BrokenPipeError:
-                pass  # psql ended first, and says why
-            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
-                failure.append(error)
-
-        thread = threading.Thread(target=run, name="fifo", daemon=True)
-        thread.start()
-
-        def finished() -> None:
-            thread.join()
-            if failure:
-                raise failure[0]
-
-        def end() -> None:
-            # psql may have failed before it opened its end: open it ourselves, so that the thread can go on and end
-            while thread.is_alive():
-                with contextlib.suppress(OSError):
-                    os.close(os.open(path, os.O_NONBLOCK | (os.O_RDONLY if mode == "wb" else os.O_WRONLY)))
-                thread.join(0.02)
-
+    def run() -> None:
         try:
-            yield path, finished
-        except SessionFailed:
-            end()
-            if failure and mode == "wb":  # a file that ended too early explains whatever psql said
-                raise failure[0] from None
-            raise
-        finally:
-            end()
+            with fifo.open() as stream:
+                with contextlib.suppress(OSError):
+                    fcntl.fcntl(stream.fileno(), _F_SETPIPE_SZ, PIPE_BYTES)
+                work(stream)
+        except BrokenPipeError:
+            pass  # psql ended first, and says why
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="fifo", daemon=True)
+    thread.start()
+
+    def finished() -> None:
+        thread.join()
+        if failure:
+            raise failure[0]
+
+    def end() -> None:
+        while thread.is_alive():  # psql may have failed before it opened its end
+            fifo.release()
+            thread.join(0.02)
+
+    try:
+        yield finished
+    except SessionFailed:
+        end()
+        if failure and not reads:  # a file that ended too early explains whatever psql said
+            raise failure[0] from None
+        raise
+    finally:
+        end()

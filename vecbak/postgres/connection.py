@@ -5,8 +5,10 @@ libpq's rules: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -126,6 +128,20 @@ def endpoint_from_config(loaded: LoadedConfig) -> Endpoint:
     parameters.setdefault("connect_timeout", str(max(2, round(loaded.config.timeouts.connect_seconds))))
     bin_dir = loaded.resolve(connection.bin_dir) if connection.bin_dir else None
     return Endpoint(parameters, password, bin_dir)
+
+
+def endpoint_inside(endpoint: Endpoint, environment: Mapping[str, str]) -> Endpoint:
+    """The endpoint for programs in a container, with the official image's names where the config gives none.
+
+    Args:
+        environment: the container's.
+    """
+    named = endpoint.parameters
+    if {"service", "host", "hostaddr"} & named.keys():
+        return endpoint
+    user = named.get("user") or environment.get("POSTGRES_USER") or "postgres"
+    dbname = named.get("dbname") or environment.get("POSTGRES_DB") or user
+    return dataclasses.replace(endpoint, parameters={**named, "user": user, "dbname": dbname})
 
 
 def endpoint_from_dsn(dsn: str, loaded: LoadedConfig) -> Endpoint:

@@ -43,6 +43,8 @@ class Runner(Protocol):
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
         consume: Callable[[bytes], None] | None = None,
+        source: int | None = None,
+        output: int | None = None,
     ) -> Completed:
         """Run a program to its end."""
 
@@ -120,18 +122,22 @@ class LocalRunner:
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
         consume: Callable[[bytes], None] | None = None,
+        source: int | None = None,
+        output: int | None = None,
     ) -> Completed:
         """Run a program to its end, its output kept (of standard error the last MiB).
 
         Args:
             timeout: seconds; then SIGINT, and SIGKILL after the grace time.
             consume: is handed its standard output piece by piece, which then is not kept.
+            source: a descriptor that its standard input comes from; else there is none.
+            output: a descriptor that its standard output goes to.
 
         Raises:
             ProgramMissing: it does not exist or cannot be executed.
             ProgramTimeout: it was stopped; `output` holds what it had printed.
         """
-        process = self.start(argv, folder=folder, environment=environment)
+        process = self._begin(argv, folder, environment, output=output, source=source)
         return self._complete(argv, process, time.monotonic() + timeout, consume)
 
     def pipe(
@@ -251,6 +257,17 @@ class LocalRunner:
         process.close()
         return code
 
+    def _make(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path | None,
+        *,
+        output: int | None,
+        source: int | None,
+    ) -> Process:
+        return Process(argv, environment, folder, output=output, source=source)
+
     def _begin(
         self,
         argv: Sequence[str],
@@ -261,7 +278,7 @@ class LocalRunner:
         source: int | None = None,
     ) -> Process:
         inherited = {**os.environ, "PG_COLOR": "never", **(environment or {})}
-        process = Process(argv, inherited, folder, output=output, source=source)
+        process = self._make(argv, inherited, folder, output=output, source=source)
         with self._lock:
             self._processes = [item for item in self._processes if item.is_alive()]
             self._processes.append(process)

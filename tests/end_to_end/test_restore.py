@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.places import server, server18  # noqa: F401 - fixtures
 from tests.support.server import Database
 from tests.support.workspace import Workspace
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import langchain
 from tests.support.command import environment, start_vecbak, vecbak
+from tests.support.places import server, server18  # noqa: F401 - fixtures
 from tests.support.programs import slow_pg_dump
 from tests.support.proxy import Proxy
 from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, bin_folder

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.support import langchain
+from tests.support.places import server, server18  # noqa: F401 - fixtures
 from tests.support.server import Database
 from tests.support.workspace import Workspace
 from vecbak.backups import manifest as manifests

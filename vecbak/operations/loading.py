@@ -7,7 +7,6 @@ way; what psql loaded is then held against what was read.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,8 @@ from vecbak.operations.reading import FileReader
 from vecbak.postgres import restore_queries
 from vecbak.postgres.fifos import Fifo, local_fifo
 from vecbak.postgres.guard import Guard
+from vecbak.postgres.process import PIPE_BYTES, widen_pipe
 from vecbak.postgres.session import Answer, SessionFailed
-
-PIPE_BYTES = 1 << 20
-_F_SETPIPE_SZ = 1031
 
 LOAD_OPTIONS = {**COPY_OPTIONS, "pg_dump": "format text"}
 EXPORT_OPTIONS = {"csv": "format csv", "binary": "format binary", "pg_dump": "format text"}
@@ -190,8 +187,7 @@ def _working_at(fifo: Fifo, work: Callable[[BinaryIO], None], *, reads: bool = F
     def run() -> None:
         try:
             with fifo.open() as stream:
-                with contextlib.suppress(OSError):
-                    fcntl.fcntl(stream.fileno(), _F_SETPIPE_SZ, PIPE_BYTES)
+                widen_pipe(stream.fileno())
                 work(stream)
         except BrokenPipeError:
             pass  # psql ended first, and says why

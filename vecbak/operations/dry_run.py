@@ -84,9 +84,8 @@ def _schema_line(job: Job, tables: list[Table], version: int, backup_id: str) ->
         tables=[table.sql for table in tables],
         snapshot="SNAPSHOT",
         lock_seconds=job.config.timeouts.lock_seconds,
-        file=schema_name(backup_id) + job.config.backup.backup_temp_suffix,
     )
-    return _with_snapshot(command)
+    return f"{_with_snapshot(command)} > {shlex.quote(schema_name(backup_id) + job.config.backup.backup_temp_suffix)}"
 
 
 def _data_lines(job: Job, psql: list[str], tables: Mapping[str, Table], version: int, backup_id: str) -> list[str]:
@@ -122,10 +121,9 @@ def _dump_line(job: Job, installation: Installation, task: CopyTask, outside: st
         snapshot="SNAPSHOT",
         compression="none" if compressor else job.config.backup.compression,
         lock_seconds=job.config.timeouts.lock_seconds,
-        file=None if compressor else file,
     )
-    through = f" | {shlex.join([compressor.program, *compressor.compress])} > {shlex.quote(file)}" if compressor else ""
-    return _with_snapshot(command) + through
+    through = f" | {shlex.join([compressor.program, *compressor.compress])}" if compressor else ""
+    return f"{_with_snapshot(command)}{through} > {shlex.quote(file)}"
 
 
 def _with_snapshot(command: list[str]) -> str:

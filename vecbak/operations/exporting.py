@@ -23,7 +23,6 @@ from vecbak.postgres.programs import Installation, data_dump_command, dump_compr
 from vecbak.postgres.runner import Completed, Runner
 from vecbak.postgres.worker import Worker
 
-
 LAST_WORDS_SECONDS = 0.5  # for what a program says when it ends
 
 
@@ -153,7 +152,7 @@ class DumpExporter:
     seconds: float
     lock_seconds: float
 
-    def command(self, task: CopyTask, file: str | None) -> list[str]:
+    def command(self, task: CopyTask) -> list[str]:
         """pg_dump's argv."""
         return data_dump_command(
             self.installation,
@@ -162,7 +161,6 @@ class DumpExporter:
             snapshot=self.snapshot,
             compression=self.inside,
             lock_seconds=self.lock_seconds,
-            file=file,
         )
 
     def export(self, worker: Worker, task: CopyTask, file: DraftFile) -> int | None:
@@ -175,12 +173,14 @@ class DumpExporter:
         return None
 
     def _dump(self, task: CopyTask, file: DraftFile) -> dict[str, Completed]:
-        command, environment = self.command(task, file.path.name), self.endpoint.environment
-        return {"pg_dump": self.runner.run(command, timeout=self.seconds, folder=self.folder, environment=environment)}
+        done = self.runner.run(
+            self.command(task), timeout=self.seconds, environment=self.endpoint.environment, output=file.descriptor
+        )
+        return {"pg_dump": done}
 
     def _dump_through(self, compressor: Compressor, task: CopyTask, file: DraftFile) -> dict[str, Completed]:
         dump, compress = self.runner.pipe(
-            self.command(task, None),
+            self.command(task),
             [compressor.program, *compressor.compress],
             timeout=self.seconds,
             folder=self.folder,

@@ -41,6 +41,11 @@ class Installation:
         """The beginning of a program's command line: psql, pg_dump or pg_restore."""
         return [str(self.folder / name)]
 
+    def buffered_command(self, name: str) -> list[str]:
+        """The same, writing much at a time where coreutils' stdbuf is there."""
+        stdbuf = shutil.which("stdbuf")
+        return [*([stdbuf, "--output=256K"] if stdbuf else []), *self.command(name)]
+
     def has(self, name: str) -> bool:
         """Whether a program is there."""
         return _is_program(self.folder / name)
@@ -119,8 +124,7 @@ def with_program(installations: tuple[Installation, ...], name: str) -> tuple[In
 
 def psql_command(installation: Installation, conninfo: str) -> list[str]:
     """A long-lived psql that reads its orders from standard input."""
-    command = [*installation.command("psql"), "-XAtqw", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
-    return [*command, *_database(conninfo), "-f", "-"]
+    return _psql(installation.command("psql"), conninfo)
 
 
 def exporting_psql_command(installation: Installation, conninfo: str) -> list[str]:
@@ -128,20 +132,18 @@ def exporting_psql_command(installation: Installation, conninfo: str) -> list[st
 
     Where coreutils' stdbuf is there, it writes 256 KiB at a time: stdio's own 4 KiB cost it a quarter of its time.
     """
-    stdbuf = shutil.which("stdbuf")
-    return [*([stdbuf, "--output=256K"] if stdbuf else []), *psql_command(installation, conninfo)]
+    return _psql(installation.buffered_command("psql"), conninfo)
 
 
 def schema_dump_command(
-    installation: Installation, conninfo: str, *, tables: list[str], snapshot: str, lock_seconds: float, file: str
+    installation: Installation, conninfo: str, *, tables: list[str], snapshot: str, lock_seconds: float
 ) -> list[str]:
-    """pg_dump of the tables' definitions under the guard's snapshot.
+    """pg_dump of the tables' definitions under the guard's snapshot, to standard output: it may run elsewhere.
 
     Args:
         tables: quoted, qualified names; in double quotes nothing is a wildcard.
         snapshot: from pg_export_snapshot().
         lock_seconds: how long it may wait for a table lock, in seconds.
-        file: the output file.
     """
     command = [
         *installation.command("pg_dump"),
@@ -150,7 +152,7 @@ def schema_dump_command(
         "--strict-names",
         f"--snapshot={snapshot}",
     ]
-    command += [f"--lock-wait-timeout={milliseconds(lock_seconds)}", f"--file={file}"]
+    command += [f"--lock-wait-timeout={milliseconds(lock_seconds)}"]
     return [*command, *(f"--table={table}" for table in tables), *_database(conninfo)]
 
 
@@ -162,20 +164,18 @@ def data_dump_command(
     snapshot: str,
     compression: str,
     lock_seconds: float,
-    file: str | None,
 ) -> list[str]:
-    """pg_dump of one table's rows in its custom format, under the guard's snapshot.
+    """pg_dump of one table's rows in its custom format to standard output, under the guard's snapshot.
 
     Args:
         table: quoted and qualified.
         compression: none, zstd, lz4 or gzip, if it was built with that.
         lock_seconds: how long it may wait for the table's lock, in seconds.
-        file: the output file; None for standard output.
     """
     command = [*installation.command("pg_dump"), "--no-password", "--data-only", "--format=custom", "--strict-names"]
     command += [f"--compress={dump_compression(installation, compression)}", f"--snapshot={snapshot}"]
     command += [f"--lock-wait-timeout={milliseconds(lock_seconds)}", f"--table={table}"]
-    return [*command, *([f"--file={file}"] if file else []), *_database(conninfo)]
+    return [*command, *_database(conninfo)]
 
 
 def restore_list_command(installation: Installation) -> list[str]:
@@ -200,6 +200,11 @@ def dump_compresses(runner: Runner, installation: Installation, compression: str
     probe = [*installation.command("pg_dump"), "--no-password", "--format=custom", "--dbname=host=/dev/null/none"]
     done = runner.run([*probe, f"--compress={dump_compression(installation, compression)}"], timeout=20)
     return "/dev/null/none" in done.stderr
+
+
+def _psql(command: list[str], conninfo: str) -> list[str]:
+    options = ["-XAtqw", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
+    return [*command, *options, *_database(conninfo), "-f", "-"]
 
 
 def _database(conninfo: str) -> list[str]:

@@ -13,6 +13,7 @@ import pytest
 from vecbak.backups.files import FileDamaged
 from vecbak.errors import Interrupted
 from vecbak.operations.loading import Different, SourceFile, compare, load
+from vecbak.postgres.fifos import local_fifo
 from vecbak.postgres.session import Answer, SessionFailed
 
 PIECE = b"x" * 65536
@@ -34,6 +35,9 @@ class Psql:
 
     def kill(self):
         self.killed = True
+
+    def fifo(self):
+        return local_fifo("wb")
 
 
 class Reader:

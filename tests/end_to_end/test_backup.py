@@ -187,7 +187,7 @@ def test_hostile_role_settings_change_nothing_in_the_files(filled18, tmp_path):
             filled18.execute(f"ALTER ROLE {role} SET {setting}")
         from tests.support.command import environment
 
-        space.save(connection={"dsn": filled18.socket_dsn.replace("postgres@", f"{role}@")})
+        space.save(connection=filled18.server.connection(filled18.name, role))
         hostile = environment(
             PGCLIENTENCODING="LATIN1", PGDATESTYLE="German", PGTZ="America/New_York", PG_COLOR="always"
         )

@@ -58,9 +58,9 @@ class ContainerServer(Cluster):
         """Over the published port."""
         return f"postgresql://{SUPERUSER}:{SUPERUSER_PASSWORD}@127.0.0.1:{self.port}/{dbname}"
 
-    def connection(self, dbname: str) -> dict[str, Any]:
-        """The config's section `connection`."""
-        return {"container": self.name, "dbname": dbname}
+    def connection(self, dbname: str, user: str = SUPERUSER) -> dict[str, Any]:
+        """Through the socket inside, which trusts."""
+        return {"container": self.name, "dbname": dbname, "user": user}
 
     def wait(self, seconds: float = 60) -> None:
         """Until it answers; the port is another one after each start."""

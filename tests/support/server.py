@@ -45,8 +45,8 @@ class Cluster:
         """How the tests themselves reach a database of it, as the superuser."""
         raise NotImplementedError
 
-    def connection(self, dbname: str) -> dict[str, Any]:
-        """How vecbak is told to reach it: the config's section `connection`."""
+    def connection(self, dbname: str, user: str = SUPERUSER) -> dict[str, Any]:
+        """How vecbak is told to reach it without a password: the config's section `connection`."""
         raise NotImplementedError
 
     @contextlib.contextmanager
@@ -129,9 +129,9 @@ class Server(Cluster):
         """Over the Unix socket, without a password."""
         return f"postgresql://{SUPERUSER}@/{dbname}?host={self.folder}&port={self.port}"
 
-    def connection(self, dbname: str) -> dict[str, Any]:
+    def connection(self, dbname: str, user: str = SUPERUSER) -> dict[str, Any]:
         """The same."""
-        return {"dsn": self.dsn(dbname)}
+        return {"dsn": self.dsn(dbname).replace(f"{SUPERUSER}@", f"{user}@")}
 
     def _run(self, program: str, *arguments: object) -> None:
         user = SYSTEM_USER if os.geteuid() == 0 else None

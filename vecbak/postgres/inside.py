@@ -70,6 +70,11 @@ class ContainedInstallation(Installation):
     container: Container
     programs: frozenset[str]
 
+    @property
+    def runs_here(self) -> bool:
+        """They see the container's files alone."""
+        return False
+
     def command(self, name: str) -> list[str]:
         """The program's command line, run from outside."""
         return [*self.container.exec_command(), str(self.folder / name)]
@@ -216,6 +221,11 @@ class ContainerRunner(LocalRunner):
             output=output,
             source=source,
         )
+
+    def _name_of(self, argv: Sequence[str]) -> str:
+        outside = self._container.exec_command()
+        inside = [word for word in argv[len(outside) :] if word != "stdbuf" and not word.startswith("-")]
+        return super()._name_of(inside if list(argv[: len(outside)]) == outside else argv)
 
     def _tell(self, mark: str, number: int) -> None:
         order = f"{signal.Signals(number).name.removeprefix('SIG')} {mark}\n".encode()

@@ -37,6 +37,11 @@ class Installation:
     major: int
     origin: str
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether its programs see this machine's files."""
+        return True
+
     def command(self, name: str) -> list[str]:
         """The beginning of a program's command line: psql, pg_dump or pg_restore."""
         return [str(self.folder / name)]

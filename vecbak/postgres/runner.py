@@ -215,7 +215,7 @@ class LocalRunner:
             raise
         if code is None:
             process.stop(number=signal.SIGTERM)
-            raise ProgramTimeout(f"{Path(argv[0]).name} did not end within {timeout:g} s and was stopped")
+            raise ProgramTimeout(f"{self._name_of(argv)} did not end within {timeout:g} s and was stopped")
         process.close()
         return code
 
@@ -266,9 +266,12 @@ class LocalRunner:
             raise
         if code is None:
             process.stop(number=signal.SIGTERM)
-            raise ProgramTimeout(f"{Path(argv[0]).name} did not end within {timeout:g} s and was stopped")
+            raise ProgramTimeout(f"{self._name_of(argv)} did not end within {timeout:g} s and was stopped")
         process.close()
         return code
+
+    def _name_of(self, argv: Sequence[str]) -> str:
+        return Path(argv[0]).name
 
     def _make(
         self,
@@ -322,7 +325,7 @@ class LocalRunner:
         if not in_time:
             seconds = time.monotonic() - began
             raise ProgramTimeout(
-                f"{Path(argv[0]).name} did not end within {seconds:.0f} s and was stopped", output=stderr
+                f"{self._name_of(argv)} did not end within {seconds:.0f} s and was stopped", output=stderr
             )
         return Completed(code, stdout, stderr)
 

@@ -147,7 +147,7 @@ def _worker_line(
     file, options = task.file + backup.backup_temp_suffix, COPY_OPTIONS[backup.format]
     compress = shlex.join([compressor.program, *compressor.compress]) if compressor else None
     request = [begin, "SET TRANSACTION SNAPSHOT :'snapshot';", queries.lock_nowait(list(tables.values()))]
-    if installation.runs_here:
+    if not installation.prefix:
         copy = queries.copy_to_file(task.table, task.part.condition, file, options, compress)
         request += [copy, "\\echo :ROW_COUNT"]
         into = ""

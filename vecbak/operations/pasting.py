@@ -26,12 +26,25 @@ def session(installation: Installation, psql: Sequence[str], lines: Sequence[str
         psql: the guard's.
         lines: SQL, one statement of which may be `EXPORT_SNAPSHOT`, and shell commands in between.
     """
-    if installation.runs_here:
+    if not installation.prefix:
         return [f"{shlex.join(psql)} <<'VECBAK'\n" + "\n".join(_for_psql(lines)) + "\nVECBAK"]
     return list(_beside_psql(psql, lines))
 
 
 EXPORT_SNAPSHOT = "SELECT pg_export_snapshot() AS snapshot"
+
+
+def load_elsewhere(installation: Installation, copy: str, path: str, decode: str) -> Iterator[str | Shell]:
+    """Lines that load a file of ours with a psql that cannot see it: through a FIFO beside it.
+
+    Args:
+        copy: psql's `\\copy` from `path`.
+        decode: the shell command that prints the rows.
+    """
+    there = shlex.join(installation.prefix)
+    yield Shell(f"{there} mkfifo -m 600 {path}")
+    yield copy
+    yield Shell(f"{decode} | {there} sh -c 'exec cat > {path}' && {there} rm {path}")
 
 
 def _for_psql(lines: Sequence[str | Shell]) -> Iterator[str]:
@@ -60,4 +73,4 @@ def _beside_psql(psql: Sequence[str], lines: Sequence[str | Shell]) -> Iterator[
         if statements[-1] == f"{EXPORT_SNAPSHOT};":
             wait = "kill -0 $! && sleep 0.1 || break"
             yield f"until SNAPSHOT=$(grep -E '{_SNAPSHOT}' guard.out); do {wait}; done"
-    yield "exec 3>&-; wait $!; rm guard.fifo guard.out"
+    yield "exec 3>&-; wait $!; cat guard.out; rm guard.fifo guard.out"

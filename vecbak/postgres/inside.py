@@ -71,18 +71,18 @@ class ContainedInstallation(Installation):
     programs: frozenset[str]
 
     @property
-    def runs_here(self) -> bool:
-        """They see the container's files alone."""
-        return False
+    def prefix(self) -> list[str]:
+        """`docker exec …`."""
+        return self.container.exec_command()
 
     def command(self, name: str) -> list[str]:
         """The program's command line, run from outside."""
-        return [*self.container.exec_command(), str(self.folder / name)]
+        return [*self.prefix, str(self.folder / name)]
 
     def buffered_command(self, name: str) -> list[str]:
         """The same, writing much at a time where the container has stdbuf."""
         buffer = ["stdbuf", "--output=256K"] if "stdbuf" in self.programs else []
-        return [*self.container.exec_command(), *buffer, str(self.folder / name)]
+        return [*self.prefix, *buffer, str(self.folder / name)]
 
     def has(self, name: str) -> bool:
         """Whether the container has it."""
@@ -98,7 +98,7 @@ class ContainedInstallation(Installation):
         """A FIFO in the container's /tmp, which a second program there fills with what we write."""
         name = runner.mark() if isinstance(runner, ContainerRunner) else uuid.uuid4().hex
         path = f"/tmp/vecbak-{name}"  # noqa: S108 - made by mkfifo, which refuses what exists, with mode 600
-        process = runner.start([*self.container.exec_command(), "sh", "-c", _FILL, path])
+        process = runner.start([*self.prefix, "sh", "-c", _FILL, path])
         try:
             process.exchange(b"", time.monotonic() + ANSWER_SECONDS, lambda: b"made\n" in process.output)
             if b"made\n" not in process.output:

@@ -38,9 +38,9 @@ class Installation:
     origin: str
 
     @property
-    def runs_here(self) -> bool:
-        """Whether its programs see this machine's files."""
-        return True
+    def prefix(self) -> list[str]:
+        """What stands before a command line that is to run where its programs do; nothing on this machine."""
+        return []
 
     def command(self, name: str) -> list[str]:
         """The beginning of a program's command line: psql, pg_dump or pg_restore."""

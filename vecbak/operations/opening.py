@@ -182,7 +182,7 @@ def _reached(loaded: LoadedConfig, endpoint: Endpoint) -> Iterator[_Reached]:
     container = find_container(wanted, seconds=loaded.config.timeouts.connect_seconds)
     with container_runner(container, endpoint.secrets) as runner:
         installation = contained_installation(runner, container)
-        yield _Reached(endpoint_inside(endpoint, container.environment), (installation,), runner)
+        yield _Reached(endpoint_inside(endpoint, container.name, container.environment), (installation,), runner)
 
 
 @contextlib.contextmanager

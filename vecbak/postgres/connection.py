@@ -78,11 +78,21 @@ class Endpoint:
         parameters: libpq's keywords and values; never a password.
         password: reaches programs as PGPASSWORD.
         bin_dir: where the programs must be taken from, if anywhere.
+        container: the name of the container that they run in, if in any.
     """
 
     parameters: dict[str, str]
     password: str | None = field(default=None, repr=False)
     bin_dir: Path | None = None
+    container: str | None = None
+
+    @property
+    def host(self) -> str | None:
+        """Where the server is, for people; None if libpq's own default counts."""
+        host = self.parameters.get("host")
+        if self.container is None:
+            return host
+        return f"{host} as seen from container {self.container}" if host else f"container {self.container}"
 
     @property
     def conninfo(self) -> str:
@@ -130,12 +140,14 @@ def endpoint_from_config(loaded: LoadedConfig) -> Endpoint:
     return Endpoint(parameters, password, bin_dir)
 
 
-def endpoint_inside(endpoint: Endpoint, environment: Mapping[str, str]) -> Endpoint:
+def endpoint_inside(endpoint: Endpoint, container: str, environment: Mapping[str, str]) -> Endpoint:
     """The endpoint for programs in a container, with the official image's names where the config gives none.
 
     Args:
-        environment: the container's.
+        container: its name.
+        environment: its own.
     """
+    endpoint = dataclasses.replace(endpoint, container=container)
     named = endpoint.parameters
     if {"service", "host", "hostaddr"} & named.keys():
         return endpoint

@@ -73,12 +73,14 @@ def test_what_a_container_lacks(answer, words):
     ],
 )
 def test_user_and_database_are_the_containers(given, environment, user, dbname):
-    found = endpoint_inside(Endpoint(given, "secret"), environment)
+    found = endpoint_inside(Endpoint(given, "secret"), "box", environment)
     assert (found.parameters, found.password) == ({"user": user, "dbname": dbname}, "secret")
+    assert found.host == "container box"
 
 
 def test_another_server_is_reached_as_the_config_says():
-    assert endpoint_inside(Endpoint({"host": "db"}), {"POSTGRES_USER": "ada"}).parameters == {"host": "db"}
+    found = endpoint_inside(Endpoint({"host": "db"}), "box", {"POSTGRES_USER": "ada"})
+    assert (found.parameters, found.host) == ({"host": "db"}, "db as seen from container box")
 
 
 def test_without_the_extra(monkeypatch):

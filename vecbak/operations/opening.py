@@ -176,8 +176,9 @@ def _reached(loaded: LoadedConfig, endpoint: Endpoint) -> Iterator[_Reached]:
         finally:
             runner.stop_all()
         return
+    from vecbak.postgres.attended import container_runner
     from vecbak.postgres.container import find_container
-    from vecbak.postgres.inside import contained_installation, container_runner
+    from vecbak.postgres.inside import contained_installation
 
     container = find_container(wanted, seconds=loaded.config.timeouts.connect_seconds)
     with container_runner(container, endpoint.secrets) as runner:

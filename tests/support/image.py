@@ -106,6 +106,10 @@ def _fill(root: Path, major: int) -> None:
         shutil.copytree("/usr/lib/locale/C.utf8", root / "usr/lib/locale/C.utf8")
     (root / "bin").mkdir()
     shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "bin/busybox")
+    for tool, place in (("/usr/bin/stdbuf", "bin"), ("/usr/libexec/coreutils/libstdbuf.so", "usr/libexec/coreutils")):
+        if Path(tool).exists():  # coreutils, which users' images have
+            (root / place).mkdir(parents=True, exist_ok=True)
+            shutil.copy(tool, root / place)
     for program in SHELL_PROGRAMS:
         (root / "bin" / program).symlink_to("busybox")
     for name, mode in (("tmp", 0o1777), ("var/run/postgresql", 0o777), ("var/lib/postgresql", 0o755), ("etc", 0o755)):

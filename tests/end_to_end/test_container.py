@@ -102,7 +102,7 @@ def test_an_ended_backup_leaves_nothing_behind(large: Workspace, number):
     assert done.json["truncate_results"]["large"]["rows_before"] == ROWS
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_ended_restore_leaves_nothing_behind(large: Workspace, number):
     assert large.run("backup").code == 0
     large.database.execute("DELETE FROM large WHERE id > 100")
@@ -110,6 +110,25 @@ def test_an_ended_restore_leaves_nothing_behind(large: Workspace, number):
     run = start_in_mid_copy(
         large, "restore", "latest", "--mode", "replace", "--yes", "--no-safety-backup", command="COPY FROM"
     )
+    run.send_signal(number)
+    _, err = run.communicate(timeout=30)
+    assert run.returncode == (-9 if number == signal.SIGKILL else 128 + number), err
+    assert_nothing_is_left_behind(large)
+    assert large.database.count("large") == 100
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_statement_that_nobody_waits_for_any_more_is_ended(large: Workspace, number):
+    """psql waits for the server meanwhile, and would not notice that its pipes are closed."""
+    assert large.run("backup").code == 0
+    large.database.execute("DELETE FROM large WHERE id > 100")
+    large.database.execute("""
+        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(90); RETURN NULL; END';
+        CREATE TRIGGER wait AFTER INSERT ON large FOR EACH STATEMENT EXECUTE FUNCTION wait()""")
+    restore = ("restore", "latest", "--mode", "replace", "--yes", "--no-safety-backup")
+    run = start_vecbak(*restore, "--output-dir", large.out, cwd=large.folder)
+    asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = %s"
+    wait_for(lambda: large.database.fetch(asleep, [large.database.name]), seconds=60, what="the trigger")
     run.send_signal(number)
     _, err = run.communicate(timeout=30)
     assert run.returncode == (-9 if number == signal.SIGKILL else 128 + number), err

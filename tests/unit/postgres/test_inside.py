@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.unit.examples import ScriptedRunner
+from vecbak.config_file import load_config
 from vecbak.errors import ConnectionFailed, Refused
 from vecbak.postgres import container as containers
 from vecbak.postgres.connection import Endpoint, endpoint_inside
@@ -81,6 +83,15 @@ def test_user_and_database_are_the_containers(given, environment, user, dbname):
 def test_another_server_is_reached_as_the_config_says():
     found = endpoint_inside(Endpoint({"host": "db"}), "box", {"POSTGRES_USER": "ada"})
     assert (found.parameters, found.host) == ({"host": "db"}, "db as seen from container box")
+
+
+def test_the_example_for_compose_names_what_it_starts():
+    config = Path(__file__).parents[3] / "config"
+    services = yaml.safe_load((config / "compose.yml").read_text())["services"]
+    wanted = load_config(config / "container.yaml").config.connection.container
+    assert wanted == f"com.docker.compose.service={next(iter(services))}"
+    assert services["db"]["image"] == "pgvector/pgvector:pg18"
+    assert "./container.yaml:/etc/vecbak/vecbak.yaml:ro" in services["vecbak"]["volumes"]
 
 
 def test_without_the_extra(monkeypatch):

@@ -84,7 +84,6 @@ def _run(
     from vecbak import report
     from vecbak.operations.backup import back_up
     from vecbak.operations.collections import extent_of
-    from vecbak.operations.dry_run import planned_commands
     from vecbak.operations.preview import preview
 
     settings.json = as_json
@@ -92,6 +91,8 @@ def _run(
     extent = extent_of(collections, where, loaded.config)
     with open_job(settings, loaded, task_id, output_dir, as_json=as_json) as job:
         if dry_run:
+            from vecbak.operations.dry_run import planned_commands
+
             report.show_commands(planned_commands(job, truncate=truncate, extent=extent), as_json=as_json)
             return
         if truncate and not yes and report.is_interactive() and not report.ask_to_truncate(preview(job, extent)):

@@ -30,7 +30,6 @@ from vecbak.operations.copying import explain
 from vecbak.operations.extent import Extent, Whole
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
-from vecbak.operations.prove import prove
 from vecbak.operations.saving import Locked, Saving, count_and_find_room
 from vecbak.operations.truncate import commit_truncate
 from vecbak.postgres.catalog import Table
@@ -197,6 +196,8 @@ class BackupRun:
                     raise
 
     def _prove(self, saving: Saving, draft: Draft, verified: VerifiedBackup) -> VerifiedBackup:
+        from vecbak.operations.prove import prove  # as much to import as the rest of a backup, and rarely wanted
+
         try:
             proof = prove(self.job, verified.manifest, draft.folder)
             return verified.amended(self._amend(draft, manifests.with_proof(verified.manifest, proof)))

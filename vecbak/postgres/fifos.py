@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal, Protocol
@@ -46,6 +45,8 @@ class LocalFifo:
 @contextlib.contextmanager
 def local_fifo(mode: Literal["rb", "wb"]) -> Iterator[LocalFifo]:
     """A new named pipe that is gone when the context ends."""
+    import tempfile  # as much to import as the rest of this module's users, and wanted by a restore alone
+
     with tempfile.TemporaryDirectory(prefix="vecbak-") as folder:
         path = Path(folder) / "rows"
         os.mkfifo(path, 0o600)

@@ -45,7 +45,7 @@ class LocalFifo:
 @contextlib.contextmanager
 def local_fifo(mode: Literal["rb", "wb"]) -> Iterator[LocalFifo]:
     """A new named pipe that is gone when the context ends."""
-    import tempfile  # as much to import as the rest of this module's users, and wanted by a restore alone
+    import tempfile  # slow to import, and a backup needs none
 
     with tempfile.TemporaryDirectory(prefix="vecbak-") as folder:
         path = Path(folder) / "rows"

@@ -115,10 +115,21 @@ def main() -> None:
         "--restore-rows", type=int, default=20_000, help="rows of the restore with an HNSW index; 0: none"
     )
     parser.add_argument("--only-restore", action="store_true", help="leave out everything else")
+    parser.add_argument(
+        "--container",
+        action="store_true",
+        help="instead: one server, psql here and in its container (a Docker engine runs)",
+    )
     parser.add_argument("--directory", help="where server and files go [default: a temporary folder]")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vecbak-benchmark-", dir=options.directory) as name:
         folder = Path(name)
+        if options.container:
+            sys.path.insert(0, str(Path(__file__).parent.parent))
+            from scripts.benchmark_container import print_container
+
+            print_container(folder, options)
+            return
         with embedded_server(folder / "pgdata", dbname=None, user=None, connect_seconds=10) as endpoint:
             if options.restore_rows:
                 print_restore(endpoint, folder, options.restore_rows, options.dims)

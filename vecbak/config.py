@@ -50,6 +50,14 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     bin_dir: Annotated[
         Text | None, Meta(description="The folder of psql and pg_dump; otherwise they are looked for.")
     ] = None
+    container: Annotated[
+        Text | None,
+        Meta(
+            description="Instead of bin_dir: the Docker container in which psql and pg_dump are run (extra"
+            " `vecbak[docker]`): its name, its id, or a label as com.docker.compose.service=db. Host and port are then as"
+            " seen from inside; without them its own server is meant.",
+        ),
+    ] = None
     embedded: Annotated[
         Text | None,
         Meta(
@@ -59,6 +67,14 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ] = None
 
     def __post_init__(self) -> None:
+        if self.container and (other := next((key for key in ("embedded", "bin_dir") if getattr(self, key)), None)):
+            raise ValueError(f"`container` stands instead of `{other}`: remove one of the two")
+        if self.container and not re.fullmatch(r"[A-Za-z0-9][^\x00-\x1f\x7f]*", self.container):
+            raise ValueError("`container` must be a container's name or id, or label=value")
+        if self.container and self.passfile:
+            raise ValueError(
+                "`passfile` is a file of this machine, which programs in a `container` cannot read: use `password: ${…}`"
+            )
         given = [
             key for key in ("dsn", "host", "port", "password", "passfile", "service", "sslmode") if getattr(self, key)
         ]

@@ -10,6 +10,7 @@ import subprocess
 from urllib.parse import unquote
 
 from tests.support import langchain
+from tests.support.places import server, server18  # noqa: F401 - fixtures
 from tests.support.server import bin_folder
 from tests.support.workspace import Workspace
 
@@ -65,9 +66,9 @@ def test_files_manifest_and_result_agree(filled, tmp_path):
 def test_csv_loaded_by_bare_psql_gives_identical_rows(filled, tmp_path):
     space = Workspace(tmp_path, filled)
     assert space.run("backup").code == 0
-    server = filled.server
+    source = filled.server
     before = filled.fetch(f"SELECT t::text FROM {EMBEDDING} t ORDER BY id")
-    with server.new_database() as other:
+    with source.new_database() as other:
         schema = next(space.backups.glob("vector_schema_*.sql"))
         psql = [bin_folder(18) / "psql", "-X", "-v", "ON_ERROR_STOP=1", "-d", other.socket_dsn]
         subprocess.run([*psql, "-q", "-f", schema], check=True, capture_output=True)
@@ -186,7 +187,7 @@ def test_hostile_role_settings_change_nothing_in_the_files(filled18, tmp_path):
             filled18.execute(f"ALTER ROLE {role} SET {setting}")
         from tests.support.command import environment
 
-        space.save(connection={"dsn": filled18.socket_dsn.replace("postgres@", f"{role}@")})
+        space.save(connection=filled18.server.connection(filled18.name, role))
         hostile = environment(
             PGCLIENTENCODING="LATIN1", PGDATESTYLE="German", PGTZ="America/New_York", PG_COLOR="always"
         )

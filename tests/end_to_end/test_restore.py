@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import environment
+from tests.support.places import server, server18  # noqa: F401 - fixtures
 from tests.support.server import Database
 from tests.support.workspace import Workspace
 
@@ -187,7 +188,8 @@ def test_into_another_schema(backed_up: Workspace):
 def test_into_an_empty_database(backed_up: Workspace, server16):
     before = both(backed_up.database)
     with server16.new_database() as other:
-        backed_up.save(connection={"dsn": other.socket_dsn})
+        backed_up.config["connection"] = other.server.connection(other.name)
+        backed_up.save()
         done = backed_up.run("restore", "latest", "--create", "--json")
         assert done.code == 0, done.stderr
         assert both(other) == before

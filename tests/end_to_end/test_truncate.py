@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import langchain
 from tests.support.command import environment, start_vecbak, vecbak
+from tests.support.places import server, server18  # noqa: F401 - fixtures
 from tests.support.programs import slow_pg_dump
 from tests.support.proxy import Proxy
 from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, bin_folder
@@ -214,6 +215,7 @@ def test_a_migration_queued_in_mid_copy_goes_on_afterwards(database18, tmp_path)
     assert database18.fetch("SELECT 1 FROM pg_attribute WHERE attname = 'added'")
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("forwarded", [True, False], ids=["commit-arrived", "commit-lost"])
 def test_what_is_reported_is_true_when_the_connection_breaks_during_commit(filled, tmp_path, forwarded):
     space = Workspace(tmp_path, filled)
@@ -233,6 +235,7 @@ def test_what_is_reported_is_true_when_the_connection_breaks_during_commit(fille
     assert SUPERUSER_PASSWORD not in done.stdout + done.stderr
 
 
+@pytest.mark.local
 def test_unknown_outcome_of_commit_is_reported_as_unknown(filled18, tmp_path):
     space = Workspace(tmp_path, filled18)
     space.save(timeouts={"truncate_seconds": 1})
@@ -246,6 +249,7 @@ def test_unknown_outcome_of_commit_is_reported_as_unknown(filled18, tmp_path):
     assert "pg_xact_status" in done.stderr
 
 
+@pytest.mark.local
 def test_killed_guard_ends_the_run_with_every_row_there(database18, tmp_path):
     langchain.fill(database18, 2000, dimensions=256)
     space = Workspace(tmp_path, database18)
@@ -260,6 +264,7 @@ def test_killed_guard_ends_the_run_with_every_row_there(database18, tmp_path):
     assert space.files() == ["vector_backup_log.txt"]
 
 
+@pytest.mark.local
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 def test_interrupted_runs_clean_up(database18, tmp_path, number):
     import signal
@@ -278,6 +283,7 @@ def test_interrupted_runs_clean_up(database18, tmp_path, number):
     wait_until(lambda: not vecbak_sessions(database18), what="the sessions to end")
 
 
+@pytest.mark.local
 def test_a_killed_run_leaves_rows_and_locks_as_they_were_and_the_next_run_tidies_up(database18, tmp_path):
     langchain.fill(database18, 500)
     space = Workspace(tmp_path, database18)
@@ -298,6 +304,7 @@ def test_a_killed_run_leaves_rows_and_locks_as_they_were_and_the_next_run_tidies
     assert len(space.files("vector_backup_*.json")) == 1
 
 
+@pytest.mark.local
 def test_writers_are_not_kept_waiting_for_longer_than_allowed(database18, tmp_path):
     langchain.fill(database18, 100)
     space = Workspace(tmp_path, database18)
@@ -308,6 +315,7 @@ def test_writers_are_not_kept_waiting_for_longer_than_allowed(database18, tmp_pa
     assert database18.count(EMBEDDING) == 100
 
 
+@pytest.mark.local
 def test_insert_waits_until_the_run_is_over_and_is_kept(database18, tmp_path):
     langchain.fill(database18, 100)
     space = Workspace(tmp_path, database18)

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.support import langchain
+from tests.support.places import server, server18  # noqa: F401 - fixtures
 from tests.support.server import Database
 from tests.support.workspace import Workspace
 from vecbak.backups import manifest as manifests
@@ -55,6 +56,7 @@ def test_an_intact_backup(backup: Workspace):
     assert {item["success"] for item in done.json["files"].values()} == {True}
 
 
+@pytest.mark.local  # slow, and verifying reads files alone
 def test_a_flipped_bit_is_found(backup: Workspace):
     source = random.Random(7)
     for path in sorted(backup.backups.iterdir()):

@@ -35,8 +35,36 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class Server:
-    """One cluster: trust on its socket, scram on 127.0.0.1."""
+class Cluster:
+    """A server that databases can be made on."""
+
+    major: int
+    port: int  # on 127.0.0.1
+
+    def dsn(self, dbname: str) -> str:
+        """How the tests themselves reach a database of it, as the superuser."""
+        raise NotImplementedError
+
+    def connection(self, dbname: str, user: str = SUPERUSER) -> dict[str, Any]:
+        """How vecbak is told to reach it without a password: the config's section `connection`."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def new_database(self, *, template: str = "template1") -> Iterator[Database]:
+        """A database of its own, with pgvector."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        admin = Database(self, "postgres")
+        admin.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
+        database = Database(self, name)
+        try:
+            database.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            yield database
+        finally:
+            admin.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+
+
+class Server(Cluster):
+    """One cluster on this machine: trust on its socket, scram on 127.0.0.1."""
 
     def __init__(self, folder: Path, major: int, settings: dict[str, str] | None = None) -> None:
         self.major = major
@@ -97,18 +125,13 @@ class Server:
         """SIGKILL to the postmaster, the pid being its own."""
         os.kill(int((self.data / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
 
-    @contextlib.contextmanager
-    def new_database(self, *, template: str = "template1") -> Iterator[Database]:
-        """A database of its own, with pgvector."""
-        name = f"test_{uuid.uuid4().hex[:12]}"
-        admin = Database(self, "postgres")
-        admin.execute(SQL("CREATE DATABASE {} TEMPLATE {}").format(Identifier(name), Identifier(template)))
-        database = Database(self, name)
-        try:
-            database.execute("CREATE EXTENSION IF NOT EXISTS vector")
-            yield database
-        finally:
-            admin.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(name)))
+    def dsn(self, dbname: str) -> str:
+        """Over the Unix socket, without a password."""
+        return f"postgresql://{SUPERUSER}@/{dbname}?host={self.folder}&port={self.port}"
+
+    def connection(self, dbname: str, user: str = SUPERUSER) -> dict[str, Any]:
+        """The same."""
+        return {"dsn": self.dsn(dbname).replace(f"{SUPERUSER}@", f"{user}@")}
 
     def _run(self, program: str, *arguments: object) -> None:
         user = SYSTEM_USER if os.geteuid() == 0 else None
@@ -126,14 +149,14 @@ class Server:
 class Database:
     """One database of a server, with short ways to ask it things."""
 
-    def __init__(self, server: Server, name: str) -> None:
+    def __init__(self, server: Cluster, name: str) -> None:
         self.server = server
         self.name = name
 
     @property
     def socket_dsn(self) -> str:
-        """Over the Unix socket, as the superuser, without a password."""
-        return f"postgresql://{SUPERUSER}@/{self.name}?host={self.server.folder}&port={self.server.port}"
+        """As the superuser; on this machine over the Unix socket, without a password."""
+        return self.server.dsn(self.name)
 
     @property
     def sqlalchemy_url(self) -> str:

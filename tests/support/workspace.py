@@ -18,7 +18,7 @@ class Workspace:
         self.folder = folder
         self.database = database
         self.config: dict[str, Any] = {
-            "connection": {"dsn": database.socket_dsn},
+            "connection": database.server.connection(database.name),
             "backup": {"min_free_bytes": 0, "min_free_percent": 0},
         }
         self.save()

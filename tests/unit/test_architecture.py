@@ -49,6 +49,10 @@ def test_only_the_process_imports_sh():
     assert [module for module in MODULES if imports_any(module, "sh")] == ["postgres/process.py"]
 
 
+def test_only_one_imports_docker():
+    assert [module for module in MODULES if imports_any(module, "docker")] == ["postgres/container.py"]
+
+
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_other_way_to_start_a_program(module):
     assert not imports_any(module, "subprocess", "multiprocessing", "pexpect", "psycopg", "asyncpg")

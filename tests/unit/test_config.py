@@ -216,3 +216,20 @@ def test_what_surrounds_a_run_has_bounds(document):
 def test_all_zeros_is_a_retention():
     names = ("keep_last", "keep_daily", "keep_weekly", "keep_monthly")
     assert convert("retention", **dict.fromkeys(names, 0)).keep_last == 0
+
+
+@pytest.mark.parametrize("other", [{"bin_dir": "/bin"}, {"embedded": "./pgdata"}, {"passfile": "pass"}])
+def test_a_container_has_its_own_programs_and_files(other):
+    with pytest.raises(msgspec.ValidationError, match="container"):
+        msgspec.convert({"connection": {"container": "box", **other}}, Config)
+
+
+@pytest.mark.parametrize("name", ["my-pgvector", "0123456789ab", "com.docker.compose.service=db", "label=a=b"])
+def test_containers_names(name):
+    assert msgspec.convert({"connection": {"container": name, "host": "db"}}, Config).connection.container == name
+
+
+@pytest.mark.parametrize("name", ["", "-rm", "a\nb", "--all"])
+def test_what_cannot_be_a_container(name):
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"connection": {"container": name}}, Config)

@@ -94,7 +94,7 @@ def in_one_line(error: VecbakError) -> str:
 
 def describe_programs(installations: Sequence[Installation], format: str) -> str:
     """Where psql is, preferred first."""
-    found = ", ".join(f"psql {item.major} in {item.folder}" for item in installations)
+    found = ", ".join(f"psql {item.major} in {item.place}" for item in installations)
     newest = max(item.major for item in installations)
     note = f" (a CSV in which a line is \\. is restored by psql {PSQL_FOR_ANY_CSV} alone)"
     return found + (note if format == "csv" and newest < PSQL_FOR_ANY_CSV else "")

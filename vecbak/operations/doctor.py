@@ -264,7 +264,7 @@ class _Server:
         except Refused as error:
             self._findings.fail("pg_dump", error)
             return
-        self._findings.ok("pg_dump", f"pg_dump {dump.major} in {dump.folder}")
+        self._findings.ok("pg_dump", f"pg_dump {dump.major} in {dump.place}")
         problems = preflight.format_problems(self._job, tables, dump)
         self._findings.judge("format", problems, f"{backup.format}, compression {backup.compression}")
 

@@ -15,6 +15,7 @@ from vecbak.operations.collection_restore import only_the_pair, scope_of
 from vecbak.operations.dry_run import needed_secrets
 from vecbak.operations.job import Job
 from vecbak.operations.loading import LOAD_OPTIONS
+from vecbak.operations.pasting import Shell, load_elsewhere, session
 from vecbak.operations.preview import preview_of
 from vecbak.operations.reading import decompress
 from vecbak.operations.restore import RestoreOptions
@@ -37,11 +38,12 @@ def planned_restore(job: Job, source: Source, manifest: Manifest | None, options
     """
     scope = scope_of(source, manifest, options.collections)
     source = only_the_pair(source) if scope else source
+    installation = _installation(job, source)
     there = preview_of(job, {table.label: table.target for table in source.tables})
     rows = {table.name: table.rows for table in there.tables}
     kept = {table.label for table in source.tables if targets.is_kept(table, job.config.vector_tables)}
     work = (
-        _collection_lines(source, manifest, scope.names, options.mode)
+        _collection_lines(installation, source, manifest, scope.names, options.mode)
         if scope
         else [
             *_emptying(source, options),
@@ -49,6 +51,7 @@ def planned_restore(job: Job, source: Source, manifest: Manifest | None, options
                 line
                 for number, table in enumerate(source.tables)
                 for line in _table_lines(
+                    installation,
                     table,
                     manifest,
                     f"vecbak_rows_{number}",
@@ -58,8 +61,8 @@ def planned_restore(job: Job, source: Source, manifest: Manifest | None, options
             ),
         ]
     )
-    psql = psql_command(_installation(job, source), job.endpoint.conninfo)
-    lines = [
+    psql = psql_command(installation, job.endpoint.conninfo)
+    lines: list[str | Shell] = [
         queries.begin(
             there.server_version,
             isolation="READ COMMITTED",
@@ -72,8 +75,7 @@ def planned_restore(job: Job, source: Source, manifest: Manifest | None, options
         *work,
         "ROLLBACK; -- COMMIT; when you have looked at the counts above",
     ]
-    session = f"{shlex.join(psql)} <<'VECBAK'\n" + "\n".join(lines) + "\nVECBAK"
-    return [*needed_secrets(job.endpoint), *_checks(source, manifest), session]
+    return [*needed_secrets(job.endpoint), *_checks(source, manifest), *session(installation, psql, lines)]
 
 
 def _checks(source: Source, manifest: Manifest | None) -> list[str]:
@@ -94,7 +96,9 @@ def _emptying(source: Source, options: RestoreOptions) -> list[str]:
     ]
 
 
-def _collection_lines(source: Source, manifest: Manifest | None, names: Sequence[str], mode: Mode) -> Iterator[str]:
+def _collection_lines(
+    installation: Installation, source: Source, manifest: Manifest | None, names: Sequence[str], mode: Mode
+) -> Iterator[str | Shell]:
     """By way of scratch tables; a collection that was made anew since would need its new key there."""
     collections, embeddings = source.tables
     listed = ", ".join(quote_literal(name).strip() for name in names)
@@ -104,7 +108,7 @@ def _collection_lines(source: Source, manifest: Manifest | None, names: Sequence
             f"CREATE TEMPORARY TABLE vecbak_rows_{number} ON COMMIT DROP AS"
             f" SELECT {_columns(table)} FROM {table.target.sql} WITH NO DATA;"
         )
-        yield from _copy_lines(table, f"pg_temp.vecbak_rows_{number}", manifest)
+        yield from _copy_lines(installation, table, f"pg_temp.vecbak_rows_{number}", manifest)
     yield f"DELETE FROM pg_temp.vecbak_rows_0 WHERE (name IN ({listed})) IS NOT TRUE;"
     yield f"DELETE FROM pg_temp.vecbak_rows_1 WHERE (collection_id IN ({keys})) IS NOT TRUE;"
     if mode == "replace":
@@ -124,17 +128,30 @@ def _columns(table: SourceTable) -> str:
     return ", ".join(quote_identifier(name) for name in table.columns)
 
 
-def _copy_lines(table: SourceTable, target: str, manifest: Manifest | None) -> Iterator[str]:
+def _copy_lines(
+    installation: Installation, table: SourceTable, target: str, manifest: Manifest | None
+) -> Iterator[str | Shell]:
     for file in table.files:
-        origin = _origin(file.name, manifest) if manifest else f"'{file.name}'"
         note = "" if manifest else " -- vecbak turns Python's repr into JSON on the way"
         options = LOAD_OPTIONS[manifest.format] if manifest else "format csv, header true"
-        yield f"\\copy {target} ({_columns(table)}) from {origin} with ({options}){note}"
+        copy = f"\\copy {target} ({_columns(table)}) from {{}} with ({options}){note}".format
+        decode = _decode(installation, file.name, manifest)
+        if installation.prefix:
+            path = "/tmp/vecbak-rows"  # noqa: S108 - made by mkfifo, which refuses what exists
+            yield from load_elsewhere(installation, copy(f"'{path}'"), path, decode or f"cat {shlex.quote(file.name)}")
+        else:
+            yield copy("program '{}'".format(decode.replace("'", "''")) if decode else f"'{file.name}'")
 
 
 def _table_lines(
-    table: SourceTable, manifest: Manifest | None, scratch: str, *, rows_before: int, way: Way
-) -> Iterator[str]:
+    installation: Installation,
+    table: SourceTable,
+    manifest: Manifest | None,
+    scratch: str,
+    *,
+    rows_before: int,
+    way: Way,
+) -> Iterator[str | Shell]:
     """Drop the vector indexes, load, build them again: as much of it as the rows that stand there leave to do."""
     if table.definition is None or (way != "load" and rows_before == 0):
         way = "load"
@@ -147,9 +164,9 @@ def _table_lines(
     for index in indexes:
         yield f"DROP INDEX IF EXISTS {f'{quote_identifier(schema)}.' if schema else ''}{quote_identifier(index.name)};"
     if table.definition and way != "load":
-        yield from _merge_lines(table, table.definition, manifest, scratch, way)
+        yield from _merge_lines(installation, table, table.definition, manifest, scratch, way)
     else:
-        yield from _copy_lines(table, table.target.sql, manifest)
+        yield from _copy_lines(installation, table, table.target.sql, manifest)
     if table.definition:
         for index in indexes:
             yield from create_index(table.definition, index, schema or table.definition.schema, ())
@@ -158,12 +175,17 @@ def _table_lines(
 
 
 def _merge_lines(
-    table: SourceTable, definition: Table, manifest: Manifest | None, scratch: str, way: Way
-) -> Iterator[str]:
+    installation: Installation,
+    table: SourceTable,
+    definition: Table,
+    manifest: Manifest | None,
+    scratch: str,
+    way: Way,
+) -> Iterator[str | Shell]:
     there = msgspec.structs.replace(definition, schema=table.target.schema or definition.schema)
     yield restore_queries.scratch_table(scratch, there, table.columns)
     scratch = f"pg_temp.{scratch}"
-    yield from _copy_lines(table, scratch, manifest)
+    yield from _copy_lines(installation, table, scratch, manifest)
     if way == "merge" and there.primary_key:
         yield "-- vecbak goes on only if the count is 0:"
         yield restore_queries.conflicts(scratch, there, table.columns).strip()
@@ -176,11 +198,12 @@ def _installation(job: Job, source: Source) -> Installation:
     return (fitting or list(job.installations))[0]
 
 
-def _origin(name: str, manifest: Manifest) -> str:
+def _decode(installation: Installation, name: str, manifest: Manifest | None) -> str:
+    """The shell command that prints a file's rows; empty if the file holds them as they are."""
     compressor = compressor_of(name)
-    if manifest.format != "pg_dump":
-        return f"program '{shlex.join([*decompress(compressor), name])}'" if compressor else f"'{name}'"
-    print_it = f"pg_restore --file=- {'' if compressor else name}".rstrip()
-    through = f"{shlex.join([*decompress(compressor), name])} | {print_it}" if compressor else print_it
-    quoted = f"{through} | {_ROWS_OF_A_DUMP}".replace("'", "''")
-    return f"program '{quoted}'"
+    unpack = shlex.join([*decompress(compressor), name]) if compressor else ""
+    if manifest is None or manifest.format != "pg_dump":
+        return unpack
+    print_it = shlex.join([*installation.prefix, "pg_restore", "--file=-"])
+    through = f"{unpack} | {print_it}" if unpack else f"{print_it} <{shlex.quote(name)}"
+    return f"{through} | {_ROWS_OF_A_DUMP}"

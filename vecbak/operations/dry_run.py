@@ -15,6 +15,7 @@ from vecbak.operations.exporting import CopyTask, outside_compression
 from vecbak.operations.extent import Chosen, Extent
 from vecbak.operations.job import Job
 from vecbak.operations.parts import Part, cut
+from vecbak.operations.pasting import EXPORT_SNAPSHOT, Shell, session
 from vecbak.operations.preview import read_chosen
 from vecbak.postgres import collection_queries, queries
 from vecbak.postgres.catalog import Table
@@ -43,19 +44,18 @@ def planned_commands(job: Job, *, truncate: bool, extent: Extent) -> list[str]:
     emptied = set(job.config.vector_tables.truncated()) if truncate else set()
     backup_id = f"{datetime.now().astimezone():{job.config.backup.timestamp_format}}"
     folder = shlex.quote(str(job.backup_folder))
-    lines = [
+    lines: list[str | Shell] = [
         *_locking(job, extent, chosen, emptied, version),
-        "SELECT pg_export_snapshot() AS snapshot \\gset",
-        "\\setenv SNAPSHOT :snapshot",
+        EXPORT_SNAPSHOT,
         _schema_line(job, list(chosen.tables.values()), version, backup_id),
-        *_data_lines(job, psql, chosen.tables, version, backup_id),
+        *_data_lines(job, installation, chosen.tables, version, backup_id),
         *_emptying(job, extent, list(chosen.to_empty.values())),
         "ROLLBACK;",
     ]
     return [
         *needed_secrets(job.endpoint),
         f"mkdir -p -m 700 {folder} && cd {folder}",
-        f"{shlex.join(psql)} <<'VECBAK'\n" + "\n".join(lines) + "\nVECBAK",
+        *session(installation, psql, lines),
     ]
 
 
@@ -86,19 +86,21 @@ def _locking(job: Job, extent: Extent, chosen: Chosen, emptied: set[TableName], 
     ]
 
 
-def _schema_line(job: Job, tables: list[Table], version: int, backup_id: str) -> str:
+def _schema_line(job: Job, tables: list[Table], version: int, backup_id: str) -> Shell:
     command = schema_dump_command(
         pg_dump_installation(job.installations, version // 10000),
         job.endpoint.conninfo,
         tables=[table.sql for table in tables],
         snapshot="SNAPSHOT",
         lock_seconds=job.config.timeouts.lock_seconds,
-        file=schema_name(backup_id) + job.config.backup.backup_temp_suffix,
     )
-    return _with_snapshot(command)
+    file = schema_name(backup_id) + job.config.backup.backup_temp_suffix
+    return Shell(f"{_with_snapshot(command)} > {shlex.quote(file)}")
 
 
-def _data_lines(job: Job, psql: list[str], tables: Mapping[str, Table], version: int, backup_id: str) -> list[str]:
+def _data_lines(
+    job: Job, installation: Installation, tables: Mapping[str, Table], version: int, backup_id: str
+) -> list[Shell]:
     backup = job.config.backup
     dump = pg_dump_installation(job.installations, version // 10000)
     outside = outside_compression(job.runner, backup, dump)
@@ -116,12 +118,14 @@ def _data_lines(job: Job, psql: list[str], tables: Mapping[str, Table], version:
                 data_name(label, backup_id, file_ending(backup.format, outside, part.number)),
             )
             lines.append(
-                _dump_line(job, dump, task, outside) if whole else _worker_line(job, psql, tables, task, version)
+                _dump_line(job, dump, task, outside)
+                if whole
+                else _worker_line(job, installation, tables, task, version)
             )
     return lines
 
 
-def _dump_line(job: Job, installation: Installation, task: CopyTask, outside: str) -> str:
+def _dump_line(job: Job, installation: Installation, task: CopyTask, outside: str) -> Shell:
     compressor = COMPRESSORS.get(outside)
     file = task.file + job.config.backup.backup_temp_suffix
     command = data_dump_command(
@@ -131,17 +135,18 @@ def _dump_line(job: Job, installation: Installation, task: CopyTask, outside: st
         snapshot="SNAPSHOT",
         compression="none" if compressor else job.config.backup.compression,
         lock_seconds=job.config.timeouts.lock_seconds,
-        file=None if compressor else file,
     )
-    through = f" | {shlex.join([compressor.program, *compressor.compress])} > {shlex.quote(file)}" if compressor else ""
-    return _with_snapshot(command) + through
+    through = f" | {shlex.join([compressor.program, *compressor.compress])}" if compressor else ""
+    return Shell(f"{_with_snapshot(command)}{through} > {shlex.quote(file)}")
 
 
 def _with_snapshot(command: list[str]) -> str:
-    return "\\! " + shlex.join(command).replace("--snapshot=SNAPSHOT", '--snapshot="$SNAPSHOT"')
+    return shlex.join(command).replace("--snapshot=SNAPSHOT", '--snapshot="$SNAPSHOT"')
 
 
-def _worker_line(job: Job, psql: list[str], tables: Mapping[str, Table], task: CopyTask, version: int) -> str:
+def _worker_line(
+    job: Job, installation: Installation, tables: Mapping[str, Table], task: CopyTask, version: int
+) -> Shell:
     begin = queries.begin(
         version,
         isolation="REPEATABLE READ",
@@ -151,21 +156,19 @@ def _worker_line(job: Job, psql: list[str], tables: Mapping[str, Table], task: C
     )
     backup = job.config.backup
     compressor = COMPRESSORS.get(backup.compression)
-    request = [
-        begin,
-        "SET TRANSACTION SNAPSHOT :'snapshot';",
-        queries.lock_nowait(list(tables.values())),
-        queries.copy_to_file(
-            task.table,
-            task.part.condition,
-            task.file + backup.backup_temp_suffix,
-            COPY_OPTIONS[backup.format],
-            " ".join([compressor.program, *compressor.compress]) if compressor else None,
-        ),
-        "\\echo :ROW_COUNT",
-    ]
+    file, options = task.file + backup.backup_temp_suffix, COPY_OPTIONS[backup.format]
+    compress = shlex.join([compressor.program, *compressor.compress]) if compressor else None
+    request = [begin, "SET TRANSACTION SNAPSHOT :'snapshot';", queries.lock_nowait(list(tables.values()))]
+    if not installation.prefix:
+        copy = queries.copy_to_file(task.table, task.part.condition, file, options, compress)
+        request += [copy, "\\echo :ROW_COUNT"]
+        into = ""
+    else:  # its psql cannot write our files
+        request.append(queries.copy_out(task.table, task.part.condition, options))
+        into = f"{f' | {compress}' if compress else ''} > {shlex.quote(file)}"
     lines = " ".join(shlex.quote(line) for line in "\n".join(request).splitlines())
-    return f"\\! printf '%s\\n' {lines} | {shlex.join(psql)} -v snapshot=\"$SNAPSHOT\""
+    psql = shlex.join(psql_command(installation, job.endpoint.conninfo))
+    return Shell(f"printf '%s\\n' {lines} | {psql} -v snapshot=\"$SNAPSHOT\"{into}")
 
 
 def _emptying(job: Job, extent: Extent, emptied: list[Table]) -> list[str]:

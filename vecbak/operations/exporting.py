@@ -154,7 +154,7 @@ class DumpExporter:
     seconds: float
     lock_seconds: float
 
-    def command(self, task: CopyTask, file: str | None) -> list[str]:
+    def command(self, task: CopyTask) -> list[str]:
         """pg_dump's argv."""
         return data_dump_command(
             self.installation,
@@ -163,7 +163,6 @@ class DumpExporter:
             snapshot=self.snapshot,
             compression=self.inside,
             lock_seconds=self.lock_seconds,
-            file=file,
         )
 
     def export(self, worker: Worker, task: CopyTask, file: DraftFile) -> int | None:
@@ -176,12 +175,14 @@ class DumpExporter:
         return None
 
     def _dump(self, task: CopyTask, file: DraftFile) -> dict[str, Completed]:
-        command, environment = self.command(task, file.path.name), self.endpoint.environment
-        return {"pg_dump": self.runner.run(command, timeout=self.seconds, folder=self.folder, environment=environment)}
+        done = self.runner.run(
+            self.command(task), timeout=self.seconds, environment=self.endpoint.environment, output=file.descriptor
+        )
+        return {"pg_dump": done}
 
     def _dump_through(self, compressor: Compressor, task: CopyTask, file: DraftFile) -> dict[str, Completed]:
         dump, compress = self.runner.pipe(
-            self.command(task, None),
+            self.command(task),
             [compressor.program, *compressor.compress],
             timeout=self.seconds,
             folder=self.folder,
@@ -201,13 +202,14 @@ class DumpExporter:
         name = file.path.name
         try:
             if compressor is None:
-                command = restore_list_command(self.installation, name)
-                ended = [self.runner.run(command, timeout=self.seconds, folder=self.folder, consume=counter.feed)]
+                command = restore_list_command(self.installation)
+                with file.path.open("rb") as dump:
+                    ended = [self.runner.run(command, timeout=self.seconds, consume=counter.feed, source=dump.fileno())]
             else:
                 ended = list(
                     self.runner.pipe(
                         [compressor.program, *compressor.decompress, name],
-                        restore_list_command(self.installation, None),
+                        restore_list_command(self.installation),
                         timeout=self.seconds,
                         folder=self.folder,
                         consume=counter.feed,

@@ -1,25 +1,24 @@
 r"""Loading files into tables and reading tables back, inside the guard's transaction.
 
 The bytes that were verified are handed to psql's `\copy` through a pipe, so that every format and compression goes one
-way; what psql loaded is then held against what was read. The pipe has no name in any folder, so that nothing of it is left
-whoever is killed: psql opens our end of it by `/proc/PID/fd/N` (proc_pid_fd(5)), which never blocks, as it would with a FIFO.
+way; what psql loaded is then held against what was read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from vecbak.backups.formats import COPY_OPTIONS
 from vecbak.backups.rows import Consumer, DumpRows, row_reader
 from vecbak.operations.reading import FileReader
 from vecbak.postgres import restore_queries
+from vecbak.postgres.fifos import Fifo, local_pipe
 from vecbak.postgres.guard import Guard
-from vecbak.postgres.process import PIPE_BYTES, widen_pipe
+from vecbak.postgres.process import PIPE_BYTES
 from vecbak.postgres.session import Answer, SessionFailed
 
 LOAD_OPTIONS = {**COPY_OPTIONS, "pg_dump": "format text"}
@@ -89,8 +88,8 @@ def load(
 
         file.feed(consume)
 
-    with _pipe("wb", write) as (path, finished):
-        request = restore_queries.copy_from(target, columns, path, file.options)
+    with guard.fifo() as fifo, _working_at(fifo, write) as finished:
+        request = restore_queries.copy_from(target, columns, fifo.path, file.options)
         answer = _ask(guard, request, f"loading {file.name}", seconds)
         finished()
         return answer.row_count
@@ -119,8 +118,8 @@ def compare(
             while pipe.read(PIPE_BYTES):  # psql must be able to end
                 pass
 
-    with _pipe("rb", read) as (path, finished):
-        request = restore_queries.copy_out(source, columns, path, EXPORT_OPTIONS[reader.format])
+    with local_pipe("rb") as fifo, _working_at(fifo, read, reads=True) as finished:
+        request = restore_queries.copy_out(source, columns, fifo.path, EXPORT_OPTIONS[reader.format])
         _ask(guard, request, f"exporting {source}", seconds)
         finished()
 
@@ -177,46 +176,43 @@ class _RowStream:
 
 
 @contextlib.contextmanager
-def _pipe(mode: str, work: Callable[[BinaryIO], None]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """A pipe whose one end psql opens, while a thread works at the other.
-
-    Args:
-        mode: of the thread's end.
+def _working_at(fifo: Fifo, work: Callable[[BinaryIO], None], *, reads: bool = False) -> Iterator[Callable[[], None]]:
+    """A thread that works at our end of a named pipe while psql works at the other.
 
     Yields:
-        The path by which psql opens its end, and a function that, when psql has closed it, waits for the thread and raises
-        what it raised.
+        A function that waits for the thread and raises what it raised.
     """
     failure: list[BaseException] = []
-    read_end, write_end = os.pipe()
-    widen_pipe(write_end)
-    ours, theirs = (write_end, read_end) if mode == "wb" else (read_end, write_end)
 
     def run() -> None:
         try:
-            with cast(BinaryIO, os.fdopen(ours, mode)) as pipe:
-                work(pipe)
+            with fifo.open() as stream:
+                work(stream)
         except BrokenPipeError:
             pass  # psql ended first, and says why
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
             failure.append(error)
 
-    thread = threading.Thread(target=run, name="pipe", daemon=True)
-    with contextlib.ExitStack() as ending:
-        # without psql nobody reads what the thread writes, nor writes what it reads: it ends when this end is closed
-        ending.callback(thread.join)
-        ending.callback(os.close, theirs)
-        thread.start()
+    thread = threading.Thread(target=run, name="fifo", daemon=True)
+    thread.start()
 
-        def finished() -> None:
-            ending.close()
-            if failure:
-                raise failure[0]
+    def finished() -> None:
+        fifo.let_go()
+        thread.join()
+        if failure:
+            raise failure[0]
 
-        try:
-            yield f"/proc/{os.getpid()}/fd/{theirs}", finished
-        except SessionFailed:
-            ending.close()
-            if failure and mode == "wb":  # a file that ended too early explains whatever psql said
-                raise failure[0] from None
-            raise
+    def end() -> None:
+        while thread.is_alive():  # psql may have failed before it opened its end
+            fifo.release()
+            thread.join(0.02)
+
+    try:
+        yield finished
+    except SessionFailed:
+        end()
+        if failure and not reads:  # a file that ended too early explains whatever psql said
+            raise failure[0] from None
+        raise
+    finally:
+        end()

@@ -6,16 +6,17 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from vecbak.backups.inventory import search_folders
 from vecbak.config import Config, LoadedConfig
-from vecbak.errors import UsageError
+from vecbak.errors import Refused, UsageError
 from vecbak.operations.job import Job
 from vecbak.paths import path_of
-from vecbak.postgres.connection import Endpoint, endpoint_from_config
-from vecbak.postgres.programs import find_installations
+from vecbak.postgres.connection import Endpoint, endpoint_from_config, endpoint_inside
+from vecbak.postgres.programs import Installation, find_installations
 from vecbak.postgres.runner import LocalRunner
 from vecbak.progress import NoProgress, Progress
 
@@ -116,7 +117,7 @@ def open_job(
 
     Raises:
         UsageError: the configuration, the task id or the folder.
-        ConnectionFailed: the embedded server does not start.
+        ConnectionFailed: the embedded server does not start, or there is no such container, or it does not run.
         Refused: there is no usable psql.
     """
     task = check_task_id(task_id) if task_id is not None else new_task_id()
@@ -125,14 +126,13 @@ def open_job(
         log.info("%s sets nothing: LangChain's tables, and libpq's own environment", loaded.path)
     with contextlib.ExitStack() as stack:
         endpoint = stack.enter_context(open_endpoint(loaded))
-        runner = LocalRunner(endpoint.secrets)
-        stack.callback(runner.stop_all)
-        mask_with(runner.mask)
+        reached = stack.enter_context(_reached(loaded, endpoint))
+        mask_with(reached.runner.mask)
         yield Job(
             config=loaded.config,
-            endpoint=endpoint,
-            installations=find_installations(runner, endpoint.bin_dir),
-            runner=runner,
+            endpoint=reached.endpoint,
+            installations=reached.installations,
+            runner=reached.runner,
             output_dir=folder,
             task_id=task,
             progress=progress or NoProgress(),
@@ -145,19 +145,62 @@ def open_job(
 def local_job(loaded: LoadedConfig, *, progress: Progress | None = None) -> Iterator[Job]:
     """A job that only reads files; its endpoint is libpq's own environment, and nothing connects to it.
 
+    Its programs are this machine's, or those of the config's container where this machine has none.
+
     Raises:
         Refused: there is no usable psql.
     """
-    runner = LocalRunner(Endpoint({}).secrets)
-    try:
+    with _programs_for_files(loaded) as reached:
         yield Job(
             config=loaded.config,
-            endpoint=Endpoint({}),
-            installations=find_installations(runner, None),
-            runner=runner,
+            endpoint=reached.endpoint,
+            installations=reached.installations,
+            runner=reached.runner,
             output_dir=Path.cwd(),
             task_id="",
             progress=progress or NoProgress(),
         )
-    finally:
-        runner.stop_all()
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """A way to the database: the endpoint as its programs see it, the programs, and what runs them."""
+
+    endpoint: Endpoint
+    installations: tuple[Installation, ...]
+    runner: LocalRunner
+
+
+@contextlib.contextmanager
+def _reached(loaded: LoadedConfig, endpoint: Endpoint) -> Iterator[_Reached]:
+    """The programs of this machine, or of the config's container; all have ended when the context ends."""
+    wanted = loaded.config.connection.container
+    if not wanted:
+        runner = LocalRunner(endpoint.secrets)
+        try:
+            yield _Reached(endpoint, find_installations(runner, endpoint.bin_dir), runner)
+        finally:
+            runner.stop_all()
+        return
+    from vecbak.postgres.attended import container_runner
+    from vecbak.postgres.container import find_container
+    from vecbak.postgres.inside import contained_installation
+
+    container = find_container(wanted, seconds=loaded.config.timeouts.connect_seconds)
+    with container_runner(container, endpoint.secrets) as runner:
+        installation = contained_installation(runner, container)
+        yield _Reached(endpoint_inside(endpoint, container.name, container.environment), (installation,), runner)
+
+
+@contextlib.contextmanager
+def _programs_for_files(loaded: LoadedConfig) -> Iterator[_Reached]:
+    with contextlib.ExitStack() as stack:
+        runner = LocalRunner(Endpoint({}).secrets)
+        stack.callback(runner.stop_all)
+        try:
+            reached = _Reached(Endpoint({}), find_installations(runner, None), runner)
+        except Refused:
+            if not loaded.config.connection.container:
+                raise
+            reached = stack.enter_context(_reached(loaded, Endpoint({})))
+        yield reached

@@ -169,7 +169,7 @@ def _look(
         for name, table in tables.items()
     )
     seconds = max(1.0, sum(table.table_bytes for table in tables.values()) * 3 / BYTES_PER_SECOND)
-    host = job.endpoint.parameters.get("host") or "(libpq's default)"
+    host = job.endpoint.host or "(libpq's default)"
     return Preview(host, server.database, server.user, looked_at, seconds, guard.server_version, collections)
 
 

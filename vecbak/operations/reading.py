@@ -71,9 +71,10 @@ class FileReader:
         try:
             if self.format != "pg_dump" and compressor:
                 return {compressor.program: self._complete([*decompress(compressor), name], consume)}
-            command = restore_list_command(self._pg_restore(), None if compressor else name)
+            command = restore_list_command(self._pg_restore())
             if compressor is None:
-                return {"pg_restore": self._complete(command, consume)}
+                with (self.folder / name).open("rb") as file:
+                    return {"pg_restore": self._complete(command, consume, file.fileno())}
             first, second = self.runner.pipe(
                 [*decompress(compressor), name], command, timeout=self.seconds, folder=self.folder, consume=consume
             )
@@ -81,8 +82,8 @@ class FileReader:
         except VecbakError as error:
             raise FileDamaged(f"{name} could not be read: {error.message}") from None
 
-    def _complete(self, command: list[str], consume: Consumer) -> Completed:
-        return self.runner.run(command, timeout=self.seconds, folder=self.folder, consume=consume)
+    def _complete(self, command: list[str], consume: Consumer, source: int | None = None) -> Completed:
+        return self.runner.run(command, timeout=self.seconds, folder=self.folder, consume=consume, source=source)
 
     def _pg_restore(self) -> Installation:
         if self.pg_restore is None:

@@ -274,7 +274,7 @@ class Saving:
             task_id=self._job.task_id,
             created_at=date_in(draft.folder, self._moment),
             database=locked.facts.server.database,
-            host=parameters.get("host"),
+            host=self._job.endpoint.host,
             port=parameters.get("port"),
             format=self._job.config.backup.format,
             compression=self._job.config.backup.compression,

@@ -73,14 +73,13 @@ class SchemaDump:
             tables=self._tables,
             snapshot=self._snapshot,
             lock_seconds=timeouts.lock_seconds,
-            file=self._draft.create(self._name).path.name,
         )
         try:
             done = self._job.runner.run(
                 command,
                 timeout=timeouts.copy_seconds,
-                folder=self._draft.folder,
                 environment=self._job.endpoint.environment,
+                output=self._draft.create(self._name).descriptor,
             )
         except VecbakError as error:
             raise BackupFailed(

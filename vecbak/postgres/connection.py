@@ -5,8 +5,10 @@ libpq's rules: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
@@ -76,11 +78,21 @@ class Endpoint:
         parameters: libpq's keywords and values; never a password.
         password: reaches programs as PGPASSWORD.
         bin_dir: where the programs must be taken from, if anywhere.
+        container: the name of the container that they run in, if in any.
     """
 
     parameters: dict[str, str]
     password: str | None = field(default=None, repr=False)
     bin_dir: Path | None = None
+    container: str | None = None
+
+    @property
+    def host(self) -> str | None:
+        """Where the server is, for people; None if libpq's own default counts."""
+        host = self.parameters.get("host")
+        if self.container is None:
+            return host
+        return f"{host} as seen from container {self.container}" if host else f"container {self.container}"
 
     @property
     def conninfo(self) -> str:
@@ -126,6 +138,22 @@ def endpoint_from_config(loaded: LoadedConfig) -> Endpoint:
     parameters.setdefault("connect_timeout", str(max(2, round(loaded.config.timeouts.connect_seconds))))
     bin_dir = loaded.resolve(connection.bin_dir) if connection.bin_dir else None
     return Endpoint(parameters, password, bin_dir)
+
+
+def endpoint_inside(endpoint: Endpoint, container: str, environment: Mapping[str, str]) -> Endpoint:
+    """The endpoint for programs in a container, with the official image's names where the config gives none.
+
+    Args:
+        container: its name.
+        environment: its own.
+    """
+    endpoint = dataclasses.replace(endpoint, container=container)
+    named = endpoint.parameters
+    if {"service", "host", "hostaddr"} & named.keys():
+        return endpoint
+    user = named.get("user") or environment.get("POSTGRES_USER") or "postgres"
+    dbname = named.get("dbname") or environment.get("POSTGRES_DB") or user
+    return dataclasses.replace(endpoint, parameters={**named, "user": user, "dbname": dbname})
 
 
 def endpoint_from_dsn(dsn: str, loaded: LoadedConfig) -> Endpoint:

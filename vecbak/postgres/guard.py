@@ -6,8 +6,10 @@ for its locks. (One that deletes some rows alone is REPEATABLE READ instead: see
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from vecbak.postgres import queries, restore_queries
 from vecbak.postgres.catalog import Facts, Table, decode_facts, facts_query
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.diagnosis import LOCK_STATES, Blocker, busy, connection_hint, lock_refused, truncate_hint
+from vecbak.postgres.fifos import Fifo
 from vecbak.postgres.names import TableName
 from vecbak.postgres.programs import Installation, psql_command
 from vecbak.postgres.runner import Runner
@@ -39,9 +42,10 @@ class Truncated:
 class Guard:
     """The session and its transaction; made by `open_guard`."""
 
-    def __init__(self, session: Session, server_version: int) -> None:
+    def __init__(self, session: Session, server_version: int, fifo: Callable[[], AbstractContextManager[Fifo]]) -> None:
         self._session = session
         self.server_version = server_version
+        self.fifo = fifo  # a new named pipe that this psql can read and we can fill
 
     @property
     def server_major(self) -> int:
@@ -356,7 +360,7 @@ def open_guard(runner: Runner, endpoint: Endpoint, installation: Installation, *
         raise Refused(
             f"the server's version is too old ({answer.text})", f"vecbak needs PostgreSQL {OLDEST_SERVER} or newer."
         )
-    return Guard(session, version)
+    return Guard(session, version, functools.partial(installation.fifo, runner))
 
 
 def transaction_outcome(

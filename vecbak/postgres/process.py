@@ -152,6 +152,16 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 self._running.signal_group(number) if self._own_group else self._running.signal(number)
 
+    def send(self, data: bytes) -> bool:
+        """Write a few bytes to its standard input, at once; whether they could be written."""
+        with self._closing:
+            if self.stdin not in self._open_descriptors:
+                return False
+            try:
+                return os.write(self.stdin, data) == len(data)
+            except OSError:
+                return False
+
     def wait(self, timeout: float | None = None) -> int | None:
         """Its exit code (negative: the signal that ended it), or None if it still runs after `timeout` seconds."""
         if timeout is not None:

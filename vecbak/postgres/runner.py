@@ -43,6 +43,8 @@ class Runner(Protocol):
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
         consume: Callable[[bytes], None] | None = None,
+        source: int | None = None,
+        output: int | None = None,
     ) -> Completed:
         """Run a program to its end."""
 
@@ -133,18 +135,22 @@ class LocalRunner:
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
         consume: Callable[[bytes], None] | None = None,
+        source: int | None = None,
+        output: int | None = None,
     ) -> Completed:
         """Run a program to its end, its output kept (of standard error the last MiB).
 
         Args:
             timeout: seconds; then SIGINT, and SIGKILL after the grace time.
             consume: is handed its standard output piece by piece, which then is not kept.
+            source: a descriptor that its standard input comes from; else there is none.
+            output: a descriptor that its standard output goes to.
 
         Raises:
             ProgramMissing: it does not exist or cannot be executed.
             ProgramTimeout: it was stopped; `output` holds what it had printed.
         """
-        process = self.start(argv, folder=folder, environment=environment)
+        process = self._begin(argv, folder, environment, output=output, source=source)
         return self._complete(argv, process, time.monotonic() + timeout, consume)
 
     def pipe(
@@ -209,7 +215,7 @@ class LocalRunner:
             raise
         if code is None:
             process.stop(number=signal.SIGTERM)
-            raise ProgramTimeout(f"{Path(argv[0]).name} did not end within {timeout:g} s and was stopped")
+            raise ProgramTimeout(f"{self._name_of(argv)} did not end within {timeout:g} s and was stopped")
         process.close()
         return code
 
@@ -260,9 +266,24 @@ class LocalRunner:
             raise
         if code is None:
             process.stop(number=signal.SIGTERM)
-            raise ProgramTimeout(f"{Path(argv[0]).name} did not end within {timeout:g} s and was stopped")
+            raise ProgramTimeout(f"{self._name_of(argv)} did not end within {timeout:g} s and was stopped")
         process.close()
         return code
+
+    def _name_of(self, argv: Sequence[str]) -> str:
+        return Path(argv[0]).name
+
+    def _make(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path | None,
+        *,
+        output: int | None,
+        source: int | None,
+        users_own: bool,
+    ) -> Process:
+        return Process(argv, environment, folder, output=output, source=source, users_own=users_own)
 
     def _begin(
         self,
@@ -275,7 +296,7 @@ class LocalRunner:
         users_own: bool = False,
     ) -> Process:
         inherited = {**os.environ, "PG_COLOR": "never", **(environment or {})}
-        process = Process(argv, inherited, folder, output=output, source=source, users_own=users_own)
+        process = self._make(argv, inherited, folder, output=output, source=source, users_own=users_own)
         with self._lock:
             self._processes = [item for item in self._processes if item.is_alive()]
             self._processes.append(process)
@@ -306,7 +327,7 @@ class LocalRunner:
         if not in_time:
             seconds = time.monotonic() - began
             raise ProgramTimeout(
-                f"{Path(argv[0]).name} did not end within {seconds:.0f} s and was stopped", output=stderr
+                f"{self._name_of(argv)} did not end within {seconds:.0f} s and was stopped", output=stderr
             )
         return Completed(code, stdout, stderr)
 

@@ -88,17 +88,21 @@ class Session:
         Raises:
             SessionFailed: psql ended, or did not answer in time.
         """
-        data = f"{request}\n\\echo '{self._mark}' :ERROR :SQLSTATE :ROW_COUNT\n".encode("utf-8", "surrogateescape")
+        mark = f"'{self._mark}'"
+        marked = f"{request}\n\\warn {mark}\n\\echo {mark} :ERROR :SQLSTATE :ROW_COUNT\n"
         end = re.compile(rf"^{self._mark} (\S+) (\S+) (\S+)\n".encode(), re.MULTILINE)
-        output = self._process.output
+        output, errors = self._process.output, self._process.errors
+        warned = f"{self._mark}\n".encode()
         searched = 0
 
         def answered() -> bool:
             nonlocal searched
             found = end.search(output, searched)
             searched = max(0, len(output) - 128) if not found else searched
-            return found is not None
+            # what was said on one stream may arrive later than what was said after it on the other
+            return found is not None and errors.endswith(warned)
 
+        data = marked.encode("utf-8", "surrogateescape")
         in_time = self._process.exchange(data, time.monotonic() + timeout, answered)
         match = end.search(output)
         if not match:
@@ -166,7 +170,7 @@ class Session:
         self._process.stop()
 
     def _take_messages(self) -> str:
-        messages = self._runner.mask(self._process.errors.decode("utf-8", "replace"))
+        messages = self._runner.mask(self._process.errors.decode("utf-8", "replace")).replace(f"{self._mark}\n", "")
         self._process.errors.clear()
         return messages
 

@@ -14,6 +14,7 @@ import pytest
 from vecbak.backups.files import FileDamaged
 from vecbak.errors import Interrupted
 from vecbak.operations.loading import Different, SourceFile, compare, load
+from vecbak.postgres.fifos import local_pipe
 from vecbak.postgres.session import Answer, SessionFailed
 
 PIECE = b"x" * 65536
@@ -35,6 +36,9 @@ class Psql:
 
     def kill(self):
         self.killed = True
+
+    def fifo(self):
+        return local_pipe("wb")
 
 
 class Reader:

@@ -58,11 +58,11 @@ def test_psql_without_a_conninfo_asks_libpq():
 
 def test_pg_dumps_command_line():
     command = schema_dump_command(
-        installation(18), "host=h", tables=['"public"."a"', '"s"."B"'], snapshot="0-1-1", lock_seconds=2.5, file="x.sql.tmp"
+        installation(18), "host=h", tables=['"public"."a"', '"s"."B"'], snapshot="0-1-1", lock_seconds=2.5
     )  # fmt: skip
     assert command == [
         "/pg/18/bin/pg_dump", "--no-password", "--encoding=UTF8", "--schema-only", "--strict-names", "--snapshot=0-1-1",
-        "--lock-wait-timeout=2500", "--file=x.sql.tmp", '--table="public"."a"', '--table="s"."B"', "--dbname=host=h",
+        "--lock-wait-timeout=2500", '--table="public"."a"', '--table="s"."B"', "--dbname=host=h",
     ]  # fmt: skip
 
 
@@ -74,17 +74,15 @@ def test_pg_dump_of_one_tables_rows():
         snapshot="0-1-1",
         compression="zstd",
         lock_seconds=5,
-        file="x.dump.tmp",
     )
     assert command == [
         "/pg/18/bin/pg_dump", "--no-password", "--encoding=UTF8", "--data-only", "--format=custom", "--strict-names", "--compress=zstd:1",
-        "--snapshot=0-1-1", "--lock-wait-timeout=5000", '--table="s"."B"', "--file=x.dump.tmp", "--dbname=host=h",
+        "--snapshot=0-1-1", "--lock-wait-timeout=5000", '--table="s"."B"', "--dbname=host=h",
     ]  # fmt: skip
 
 
 def test_pg_restore_prints_a_dump():
-    assert restore_list_command(installation(18), None) == ["/pg/18/bin/pg_restore", "--file=-"]
-    assert restore_list_command(installation(18), "x.dump") == ["/pg/18/bin/pg_restore", "--file=-", "x.dump"]
+    assert restore_list_command(installation(18)) == ["/pg/18/bin/pg_restore", "--file=-"]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +124,7 @@ def test_pg_dump_is_asked_whether_it_was_built_with_zstd(stderr, supported):
 
 
 def test_a_short_lock_timeout_is_not_none_at_all():
-    command = schema_dump_command(installation(18), "", tables=[], snapshot="x", lock_seconds=0.0004, file="f")
+    command = schema_dump_command(installation(18), "", tables=[], snapshot="x", lock_seconds=0.0004)
     assert "--lock-wait-timeout=1" in command
 
 

@@ -160,6 +160,8 @@ class BackupRun:
         chosen = extent.choose(guard, found, {labels[name] for name in emptied})
         for warning in extent.check(facts, chosen, config):
             log.warning(warning)
+        if chosen.emptied and config.backup.verify_before_truncate == "restore":
+            preflight.check_provable(chosen.tables.values())
         dump = pg_dump_installation(self.job.installations, guard.server_major)
         counts = count_and_find_room(self.job, guard, dump, chosen.tables)
         reach("checked")

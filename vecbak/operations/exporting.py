@@ -64,7 +64,9 @@ class CopyExporter:
         r"""The `\copy` itself."""
         compressor = COMPRESSORS.get(self.compression)
         program = " ".join([compressor.program, *compressor.compress]) if compressor else None
-        return queries.copy_to_file(task.table, task.part.condition, file, COPY_OPTIONS[self.format], program)
+        return queries.copy_to_file(
+            task.part.within(task.table), task.part.condition, file, COPY_OPTIONS[self.format], program
+        )
 
     def export(self, worker: Worker, task: CopyTask, file: str) -> int | None:
         """Run it; psql's own count."""

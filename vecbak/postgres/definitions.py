@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from vecbak.postgres.catalog import Column, Constraint, Index, Server, Table
+from vecbak.postgres.catalog import Column, Constraint, Index, Partition, Server, Table
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 
 _PART = r'(?:"(?:[^"]|"")+"|[^\s".(]+)'
@@ -33,26 +33,62 @@ def relocate(text: str, source: Server, target: Server) -> str:
     return re.sub(rf"(?<![\w.\"]){re.escape(before)}\.{_EXTENSION_OBJECT}", lambda _: f"{now}.", text)
 
 
-def create_table(table: Table, schema: str) -> list[str]:
-    """The table without constraints and indexes, with the sequences that its columns own.
+def create_table(table: Table, schema: str, tablespaces: tuple[str, ...] = ()) -> list[str]:
+    """The table without constraints and indexes, with its partitions and the sequences that its columns own.
 
     Args:
         schema: where it is made.
+        tablespaces: those of the server; what was in another one goes into the default one.
     """
     name = quote_name(schema, table.name)
     identity = {column.name for column in table.columns if column.identity}
     serial = [sequence for sequence in table.sequences if sequence.column not in identity]
     columns = ",\n  ".join(_column_definition(column, table, schema) for column in table.columns)
-    comment = [f"COMMENT ON TABLE {name} IS {quote_literal(table.comment)};"] if table.comment else []
     return [
         *(f"CREATE SEQUENCE {quote_name(schema, item.name)} {item.options};" for item in serial),
-        f"CREATE TABLE {name} (\n  {columns}\n);",
+        f"CREATE {_unlogged(table)}TABLE {name} (\n  {columns}\n){_storage(table, tablespaces)};",
         *(
             f"ALTER SEQUENCE {quote_name(schema, item.name)} OWNED BY {name}.{quote_identifier(item.column)};"
             for item in serial
         ),
-        *comment,
+        *(
+            f"ALTER TABLE {name} ALTER COLUMN {quote_identifier(column.name)} SET STORAGE {column.storage};"
+            for column in table.columns
+            if column.storage
+        ),
+        *([f"COMMENT ON TABLE {name} IS {quote_literal(table.comment)};"] if table.comment else []),
+        *(
+            f"COMMENT ON COLUMN {name}.{quote_identifier(column.name)} IS {quote_literal(column.comment)};"
+            for column in table.columns
+            if column.comment
+        ),
+        *(_create_partition(table, partition, schema, tablespaces) for partition in table.partitions),
     ]
+
+
+def partition_schema(table: Table, partition: Partition, schema: str) -> str:
+    """Where a partition of a table that is made in `schema` belongs: its own schema only where all stays in place."""
+    return partition.schema if schema == table.schema else schema
+
+
+def _create_partition(table: Table, partition: Partition, schema: str, tablespaces: tuple[str, ...]) -> str:
+    schemas = {item.name: partition_schema(table, item, schema) for item in table.partitions}
+    name = quote_name(partition_schema(table, partition, schema), partition.name)
+    parent = quote_name(schemas.get(partition.parent, schema), partition.parent)
+    kept = f"{partition.bound}{_storage(partition, tablespaces)}"
+    return f"CREATE {_unlogged(partition)}TABLE {name} PARTITION OF {parent} {kept};"
+
+
+def _unlogged(item: Table | Partition) -> str:
+    return "UNLOGGED " if item.persistence == "u" else ""
+
+
+def _storage(item: Table | Partition, tablespaces: tuple[str, ...]) -> str:
+    divided = f" PARTITION BY {item.partition_by}" if item.partition_by else ""
+    pairs = (option.partition("=") for option in item.options)
+    options = ", ".join(f"{quote_identifier(name)}={quote_literal(value).strip()}" for name, _, value in pairs)
+    tablespace = f" TABLESPACE {quote_identifier(item.tablespace)}" if item.tablespace in tablespaces else ""
+    return f"{divided}{f' WITH ({options})' if options else ''}{tablespace if item.tablespace else ''}"
 
 
 def add_constraint(table: Table, constraint: Constraint, schema: str, moved: Mapping[tuple[str, str], str]) -> str:
@@ -72,15 +108,22 @@ def add_constraint(table: Table, constraint: Constraint, schema: str, moved: Map
     )
 
 
-def create_index(table: Table, index: Index, schema: str, tablespaces: tuple[str, ...]) -> list[str]:
+def create_index(
+    table: Table | Partition, index: Index, schema: str, tablespaces: tuple[str, ...], *, with_partitions: bool = False
+) -> list[str]:
     """The index with its tablespace, and then its comment, statistics targets, and whether the table is clustered on it.
 
     Args:
         tablespaces: those of the server; an index whose own is not among them goes into the default one.
+        with_partitions: of a partitioned table that of its partitions too; a definition names the parent alone.
     """
+
+    def only(word: str | None) -> str:
+        return "" if with_partitions else word or ""
+
     name = quote_name(schema, index.name)
     definition = _INDEXED_TABLE.sub(
-        lambda match: f"{match.group(1)}{match.group(2) or ''}{quote_name(schema, table.name)}",
+        lambda match: f"{match.group(1)}{only(match.group(2))}{quote_name(schema, table.name)}",
         index.definition,
         count=1,
     )

@@ -20,6 +20,7 @@ from vecbak.config import Backup, LoadedConfig
 from vecbak.errors import ConnectionFailed, Refused, UsageError, VecbakError
 from vecbak.operations import checks, preflight
 from vecbak.operations.checks import Examination, Findings
+from vecbak.operations.collections import find_pair
 from vecbak.operations.hooks import program_path
 from vecbak.operations.job import Job
 from vecbak.operations.preview import BYTES_PER_SECOND, missing, rows_of
@@ -159,6 +160,7 @@ class _Server:
         for table, label in self._job.config.vector_tables.labels().items():
             self._look_at_table(table, label)
         self._look_at_truncate()
+        self._look_at_collections()
         self._look_at_format()
         self._look_at_disk()
 
@@ -238,7 +240,15 @@ class _Server:
                 facts.tables[0], oids, facts.server.user, allow_replicated_truncate=allowed
             )
             found = [*preflight.standby_problems(facts.server), *problems]
+            if config.backup.verify_before_truncate == "restore":
+                found += preflight.proof_problems(facts.tables)
             self._findings.judge(f"truncate {config.vector_tables.labels()[name]}", found, "may be truncated")
+
+    def _look_at_collections(self) -> None:
+        labels = self._job.config.vector_tables.labels()
+        tables = {labels[name]: facts.tables[0] for name, facts in self._tables.items()}
+        if pair := find_pair(tables):
+            checks.judge_collections(self._findings, tables[pair.embeddings])
 
     def _look_at_format(self) -> None:
         tables = [facts.tables[0] for facts in self._tables.values()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.support.server import SYSTEM_USER, Database
@@ -112,6 +114,72 @@ def test_every_kind_comes_back_as_it_was(tmp_path, database: Database, format):
     assert content(database, "noted") == noted  # no trigger and no rule acted: nothing was new
     proven = space.run("verify", "latest", "--restore")
     assert proven.code == 0, proven.stderr
+
+
+DIVIDED = """
+    CREATE TABLE parts (id int, kind text, v vector(8)) PARTITION BY LIST (kind);
+    CREATE TABLE parts_a PARTITION OF parts FOR VALUES IN ('a') PARTITION BY RANGE (id);
+    CREATE TABLE parts_a1 PARTITION OF parts_a FOR VALUES FROM (MINVALUE) TO (500);
+    CREATE TABLE parts_a2 (v vector(8), gone int, kind text, id int); ALTER TABLE parts_a2 DROP gone;
+    ALTER TABLE parts_a ATTACH PARTITION parts_a2 DEFAULT; CREATE TABLE parts_b PARTITION OF parts DEFAULT;
+    CREATE TABLE parts_c PARTITION OF parts FOR VALUES IN ('c');
+    INSERT INTO parts SELECT n, CASE WHEN n % 2 = 0 THEN 'a' ELSE 'b' END, array_fill(n::real, ARRAY[8])::vector FROM generate_series(1, 1000) n"""
+
+
+def parts_of(space: Workspace) -> list[int]:
+    """Rows of each file of the newest backup's only table."""
+    (path,) = space.backups.glob("vector_backup_*.json")
+    (entry,) = json.loads(path.read_text())["tables"].values()
+    return [file["rows"] for file in entry["files"]]
+
+
+@pytest.mark.parametrize("format", ["csv", "binary"])
+def test_a_large_partitioned_table_is_copied_partition_by_partition(tmp_path, database: Database, format):
+    database.execute(DIVIDED)
+    space = Workspace(tmp_path, database)
+    space.save(vector_tables=tables_of("parts"), backup={"format": format, "part_bytes": 1, "jobs": 2})
+    before = content(database, "parts")
+    done = space.run("truncate")
+    assert done.code == 0, done.stderr
+    rows = parts_of(space)
+    assert len(rows) > 4  # 4 partitions, of which the larger ones are cut further
+    assert sum(rows) == 1000
+    assert database.count("parts") == 0
+    assert space.run("restore", "latest").code == 0
+    assert content(database, "parts") == before
+    assert space.run("verify", "latest", "--restore").code == 0
+
+
+def test_a_small_partitioned_table_is_one_file(tmp_path, database: Database):
+    database.execute(DIVIDED)
+    space = Workspace(tmp_path, database)
+    space.save(vector_tables=tables_of("parts"))
+    assert space.run("backup").code == 0
+    assert parts_of(space) == [1000]
+
+
+@pytest.mark.parametrize("hidden", ["nothing granted", "row-level security"])
+def test_partitions_that_only_their_parent_shows(tmp_path, database: Database, hidden):
+    database.execute(DIVIDED)
+    role = f"reader_{database.name}"
+    database.execute(f"CREATE ROLE {role} LOGIN; GRANT SELECT, TRUNCATE ON parts TO {role}")
+    if hidden == "row-level security":
+        database.execute(
+            f"GRANT SELECT ON parts_a1, parts_a2, parts_b, parts_c TO {role}; ALTER TABLE parts_b ENABLE ROW LEVEL SECURITY"
+        )
+    try:
+        space = Workspace(tmp_path, database)
+        dsn = database.socket_dsn.replace("postgres@", f"{role}@")
+        space.save(connection={"dsn": dsn}, vector_tables=tables_of("parts"), backup={"part_bytes": 1})
+        before = content(database, "parts")
+        done = space.run("truncate")
+        assert done.code == 0, done.stderr
+        assert parts_of(space) == [1000]
+        space.save(connection={"dsn": database.socket_dsn})
+        assert space.run("restore", "latest").code == 0
+        assert content(database, "parts") == before
+    finally:
+        database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_pg_dump_refuses_a_partitioned_table(tmp_path, database: Database):

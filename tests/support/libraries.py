@@ -6,6 +6,7 @@ Each runs in a process of its own: their warnings, drivers and SQLAlchemy regist
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +21,8 @@ SIZE = 8
 
 def vector(number: int) -> list[float]:
     """One vector, different for each number."""
-    return [round((number * 7 + place * 3) % 11 / 7, 4) for place in range(SIZE)]
+    source = random.Random(number)
+    return [round(source.uniform(-1, 1), 4) for _ in range(SIZE)]
 
 
 def fake_embeddings() -> Any:
@@ -113,11 +115,11 @@ def llama(action: str, url: str) -> list[str]:
 
     found = []
     for name, options in {
-        "notes": {"hybrid_search": True, "text_search_config": "english", "use_jsonb": True, "hnsw_kwargs": {"hnsw_m": 8}},
+        "notes": {"hybrid_search": True, "text_search_config": "english", "use_jsonb": True, "hnsw_kwargs": {"hnsw_m": 8, "hnsw_ef_construction": 40, "hnsw_ef_search": 40}},
         "halves": {"use_halfvec": True},
     }.items():  # fmt: skip
         store = PGVectorStore.from_params(
-            connection_string=url,
+            connection_string=url.replace("+psycopg", "+psycopg2"),
             async_connection_string=url.replace("+psycopg", "+asyncpg"),
             table_name=name,
             schema_name="llama",
@@ -153,7 +155,6 @@ def django(action: str, url: str) -> list[str]:
 
     library.setup()
     from django.db import connection, models
-    from pgvector import SparseVector
     from pgvector.django import (
         BitField,
         HalfVectorField,
@@ -163,6 +164,7 @@ def django(action: str, url: str) -> list[str]:
         SparseVectorField,
         VectorField,
     )
+    from pgvector.utils import SparseVector
 
     class Item(models.Model):
         title = models.CharField(max_length=200)
@@ -208,7 +210,7 @@ def plain(action: str, url: str) -> list[str]:
         Column("h", HALFVEC(SIZE)),
         Column("s", SPARSEVEC(SIZE)),
         Column("b", BIT(SIZE)),
-        Column("many", ARRAY(VECTOR(SIZE))),
+        Column("many", ARRAY(VECTOR(SIZE), dimensions=1)),
     )
     with create_engine(url).begin() as connection:
         if action == "fill":

@@ -255,7 +255,15 @@ class Filling:
         ]
         for place, name, protection in made:
             statements = protect(place, name, protection, policies=self._policies)
-            self._switch([self._here(line) for line in statements], f"protecting {name}")
+            try:
+                self._switch([self._here(line) for line in statements], f"protecting {name}")
+            except SessionFailed as error:
+                raise RestoreFailed(
+                    f"the policies of {name} could not be made: {error.message}; the target is as it was before",
+                    "Make what they need; or use --no-policies: row-level security is switched on all the same, and shows"
+                    " nobody but the owner a row until you have made policies.",
+                    output=error.output,
+                ) from None
 
     def _advance_sequences(self, plan: Plan) -> None:
         recorded = (

@@ -13,13 +13,65 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from vecbak.backups.files import FileDamaged, FinishedFile, Identity, read_through, sync_folder, write_all
-from vecbak.backups.formats import ContentCheck
+from vecbak.backups.formats import END_BYTES, EndsCheck
 from vecbak.backups.naming import MANIFEST_PREFIX, manifest_name, names_under
 from vecbak.backups.writeback import start_writeback
+
+
+class DraftFile:
+    """A `.tmp`, filled by us through `write`, or by a program that is given its name or its descriptor.
+
+    Attributes:
+        path: of the `.tmp`.
+        descriptor: open for reading and writing.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._written: Identity | None = None
+
+    def write(self, chunk: memoryview) -> None:
+        """Append to it, and to its checksum: what is hashed is what was received, whatever becomes of the file.
+
+        Raises:
+            OSError: the disk.
+        """
+        self._digest.update(chunk)
+        self._size += len(chunk)
+        try:
+            while chunk:
+                chunk = chunk[os.write(self.descriptor, chunk) :]
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+
+    def end(self) -> None:
+        """Nothing more is written through `write`."""
+        now = time.time_ns()
+        with contextlib.suppress(OSError):
+            # finer than the kernel's own file times: whoever writes from here on leaves another
+            os.utime(self.descriptor, ns=(now, now))
+        self._written = Identity.of(os.fstat(self.descriptor))
+
+    def summary(self) -> tuple[int, str, Identity]:
+        """Size, SHA-256, and what stat said when they were true: of what was written, or by reading what a program wrote."""
+        if self._written is None:
+            found = Identity.of(os.fstat(self.descriptor))
+            return *read_through(self.descriptor, None), found
+        return self._size, self._digest.hexdigest(), self._written
+
+    def ends(self) -> tuple[bytes, bytes]:
+        """Its first and its last few bytes."""
+        size = os.fstat(self.descriptor).st_size
+        return os.pread(self.descriptor, END_BYTES, 0), os.pread(self.descriptor, END_BYTES, max(0, size - END_BYTES))
 
 
 class Draft:
@@ -30,7 +82,7 @@ class Draft:
         self.backup_id = backup_id
         self._suffix = suffix
         self._claim = claim
-        self._written: dict[Path, int] = {}
+        self._files: dict[Path, DraftFile] = {}
         self._finished: dict[Path, Identity] = {}
         self._published = False
         self._creating = threading.Lock()
@@ -40,33 +92,34 @@ class Draft:
         """Where the manifest will be."""
         return self.folder / manifest_name(self.backup_id)
 
-    def create(self, name: str) -> str:
-        """Create the empty `.tmp` of a file, for a program to write into; returns its name."""
+    def create(self, name: str) -> DraftFile:
+        """Create the empty `.tmp` of a file."""
         path = self.folder / (name + self._suffix)
         with self._creating:
             if self._claim < 0:  # a thread that an interrupt overtook while it was being started
                 raise FileDamaged(f"{path.name} was not begun: the run has ended")
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            self._written[path] = descriptor
-        return path.name
+            file = self._files[path] = DraftFile(path, descriptor)
+        return file
 
-    def finish(self, name: str, check: ContentCheck | None = None) -> FinishedFile:
-        """Sync, hash, check and rename a file that its program has closed.
+    def finish(self, name: str, check: EndsCheck = lambda head, tail: None) -> FinishedFile:
+        """Sync, hash, check and rename a file that is complete.
 
         Args:
             name: as given to `create`.
-            check: looks at the bytes as they are read.
+            check: what is wrong with how it begins and ends, if anything is.
 
         Raises:
-            FileDamaged: it is not the file that was created, or it changed while it was read.
+            FileDamaged: it is not the file that was created, or it changed after it was written.
             OSError: the disk.
         """
         path, final = self.folder / (name + self._suffix), self.folder / name
-        descriptor = self._written[path]
-        before = self._same_file(path, descriptor)
+        file = self._files[path]
+        descriptor = file.descriptor
+        self._same_file(path, descriptor)
         start_writeback(descriptor)  # the disk works while we hash
-        size, sha256 = read_through(descriptor, check.feed if check else None)
-        if check and (problem := check.problem()):
+        size, sha256, before = file.summary()
+        if problem := check(*file.ends()):
             raise FileDamaged(f"{path.name} {problem}")
         os.fsync(descriptor)
         if self._same_file(path, descriptor) != before or size != before.size:
@@ -77,13 +130,13 @@ class Draft:
         identity = self._finished[final] = Identity.of(os.fstat(descriptor))
         if not identity.is_content_of(before):
             raise FileDamaged(f"{final.name} changed after its checksum was taken")
-        os.close(self._written.pop(path))
-        return FinishedFile(final, size, sha256, check.rows() if check else None, identity, identity.is_racy())
+        os.close(self._files.pop(path).descriptor)
+        return FinishedFile(final, size, sha256, identity, identity.is_racy())
 
     def start_writeback(self) -> None:
         """Let the disk begin with what programs have written so far; fsync waits the less for it."""
-        for descriptor in list(self._written.values()):
-            start_writeback(descriptor)
+        for file in list(self._files.values()):
+            start_writeback(file.descriptor)
 
     def publish(self, manifest: bytes) -> FinishedFile:
         """Write the manifest, last of all: with it the backup is valid.
@@ -105,7 +158,7 @@ class Draft:
         self._published = True
         sync_folder(self.folder)
         identity = Identity.of(os.fstat(self._claim))
-        return FinishedFile(self.manifest_path, size, sha256, None, identity, identity.is_racy())
+        return FinishedFile(self.manifest_path, size, sha256, identity, identity.is_racy())
 
     def withdraw(self) -> None:
         """Undo `publish`: what stands is no backup any more, and `close` removes it."""
@@ -117,10 +170,10 @@ class Draft:
         """End the run's claim; if the backup was not published, remove every file of it."""
         with self._creating:
             claim, self._claim = self._claim, -1
-        for path, descriptor in self._written.items():
-            self._remove(path, os.fstat(descriptor))
-            os.close(descriptor)
-        self._written.clear()
+        for path, file in self._files.items():
+            self._remove(path, os.fstat(file.descriptor))
+            os.close(file.descriptor)
+        self._files.clear()
         if claim < 0:
             return
         if not self._published:
@@ -181,7 +234,7 @@ def amend_manifest(path: Path, manifest: bytes, suffix: str) -> FinishedFile:
         sync_folder(path.parent)
         identity = Identity.of(os.fstat(descriptor))
         sha256 = hashlib.sha256(manifest).hexdigest()
-        return FinishedFile(path, len(manifest), sha256, None, identity, identity.is_racy())
+        return FinishedFile(path, len(manifest), sha256, identity, identity.is_racy())
     except OSError:
         temporary.unlink(missing_ok=True)
         raise

@@ -49,7 +49,6 @@ class FinishedFile:
 
     Attributes:
         sha256: in hex.
-        rows: where they were counted.
         identity: what stat said when it got its name.
         racy: whether a change might leave no trace in stat, so that only reading it again tells.
     """
@@ -57,7 +56,6 @@ class FinishedFile:
     path: Path
     size_bytes: int
     sha256: str
-    rows: int | None
     identity: Identity
     racy: bool = False
 
@@ -119,7 +117,7 @@ def examine_file(path: Path, consume: Callable[[bytes], None] | None = None) -> 
         identity = Identity.of(os.fstat(descriptor))
         if identity != Identity.of(before) or size != identity.size:
             raise FileDamaged(f"{path.name} changed while it was read")
-        return FinishedFile(path, size, sha256, None, identity, identity.is_racy())
+        return FinishedFile(path, size, sha256, identity, identity.is_racy())
     finally:
         os.close(descriptor)
 

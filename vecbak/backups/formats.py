@@ -5,10 +5,10 @@ COPY's binary format: https://www.postgresql.org/docs/current/sql-copy.html#id-1
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
-
-from vecbak.backups.csv_records import RecordCounter
+from typing import Literal
 
 Format = Literal["csv", "binary", "pg_dump"]
 Compression = Literal["none", "zstd", "lz4", "gzip"]
@@ -18,6 +18,8 @@ COPY_OPTIONS: dict[str, str] = {"csv": "format csv, header true", "binary": "for
 
 _BINARY_SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 _BINARY_TRAILER = b"\xff\xff"
+_DUMP_SIGNATURE = b"PGDMP"
+END_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -66,93 +68,38 @@ def compressor_of(name: str) -> Compressor | None:
     return next((item for item in COMPRESSORS.values() if name.endswith(item.ending)), None)
 
 
-class ContentCheck(Protocol):
-    """Looks at a file's bytes while its checksum is taken."""
-
-    def feed(self, chunk: bytes) -> None:
-        """The next bytes."""
-
-    def problem(self) -> str | None:
-        """What is wrong, when all bytes have been fed."""
-
-    def rows(self) -> int | None:
-        """The rows in it, where that can be told cheaply."""
+EndsCheck = Callable[[bytes, bytes], str | None]
+"""What is wrong with a file, by its first and last `END_BYTES` bytes; None if nothing is."""
 
 
-class CsvCheck:
-    """Complete records, the header first."""
-
-    def __init__(self) -> None:
-        self._counter = RecordCounter()
-
-    def feed(self, chunk: bytes) -> None:
-        """The next bytes."""
-        self._counter.feed(chunk)
-
-    def problem(self) -> str | None:
-        """What is wrong."""
-        if not self._counter.complete:
-            return "ends in the middle of a record"
-        return None if self._counter.records else "has no header line and no rows"
-
-    def rows(self) -> int | None:
-        """Records without the header."""
-        return self._counter.records - 1
-
-
-class BinaryCheck:
-    """The signature in front, the trailer at the end; psql writes the trailer when the server has sent every row."""
-
-    def __init__(self) -> None:
-        self._head = b""
-        self._tail = b""
-
-    def feed(self, chunk: bytes) -> None:
-        """The next bytes."""
-        if len(self._head) < len(_BINARY_SIGNATURE):
-            self._head += chunk[: len(_BINARY_SIGNATURE)]
-        self._tail = (self._tail + chunk[-2:])[-2:]
-
-    def problem(self) -> str | None:
-        """What is wrong."""
-        if not self._head.startswith(_BINARY_SIGNATURE):
-            return "does not begin as COPY's binary format does"
-        return None if self._tail == _BINARY_TRAILER else "ends without the trailer of COPY's binary format"
-
-    def rows(self) -> int | None:
-        """Not told: every field would have to be walked."""
-        return None
-
-
-class CompressedCheck:
-    """It begins as its program's files do: lz4 takes an empty file for a complete one."""
-
-    def __init__(self, compressor: Compressor) -> None:
-        self._compressor = compressor
-        self._head = b""
-
-    def feed(self, chunk: bytes) -> None:
-        """The next bytes."""
-        self._head = (self._head + chunk[:8])[:8]
-
-    def problem(self) -> str | None:
-        """What is wrong."""
-        begins = self._head.startswith(self._compressor.magic)
-        return None if begins else f"does not begin as {self._compressor.program}'s files do"
-
-    def rows(self) -> int | None:
-        """Not told."""
-        return None
-
-
-def content_check(format: str, compression: str) -> ContentCheck | None:
-    """What is looked for in the bytes of a file; None for a dump, which only pg_restore can read.
+def check_ends(format: str, compression: str) -> EndsCheck:
+    """What a complete file looks like at both ends.
 
     Args:
         compression: of the file itself.
     """
     if compressor := COMPRESSORS.get(compression):
-        return CompressedCheck(compressor)
-    if format == "pg_dump":
-        return None
-    return CsvCheck() if format == "csv" else BinaryCheck()
+        return functools.partial(_check_compressed, compressor)
+    return {"csv": _check_csv, "binary": _check_binary, "pg_dump": _check_dump}[format]
+
+
+def _check_csv(head: bytes, tail: bytes) -> str | None:
+    if not head:
+        return "has no header line and no rows"
+    return None if tail.endswith(b"\n") else "ends in the middle of a record"
+
+
+def _check_binary(head: bytes, tail: bytes) -> str | None:
+    if not head.startswith(_BINARY_SIGNATURE):
+        return "does not begin as COPY's binary format does"
+    # psql writes the trailer when the server has sent every row
+    return None if tail.endswith(_BINARY_TRAILER) else "ends without the trailer of COPY's binary format"
+
+
+def _check_dump(head: bytes, tail: bytes) -> str | None:
+    return None if head.startswith(_DUMP_SIGNATURE) else "does not begin as pg_dump's files do"
+
+
+def _check_compressed(compressor: Compressor, head: bytes, tail: bytes) -> str | None:
+    # lz4 takes an empty file for a complete one
+    return None if head.startswith(compressor.magic) else f"does not begin as {compressor.program}'s files do"

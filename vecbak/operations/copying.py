@@ -154,12 +154,12 @@ class CopyCrew:
         began, counted = time.monotonic(), None
         try:
             session = worker or self._open_worker()
-            temporary = self._draft.create(task.file)
+            target = self._draft.create(task.file)
             self._tally.begin(task.label, session.backend_pid)
             if task.part.is_first:
                 counted = session.count(task.table, timeout=self._count_seconds)
             reach("copying")
-            written = self._exporter.export(session, task, temporary)
+            written = self._exporter.export(session, task, target)
         except (VecbakError, OSError) as error:
             self._tally.fail(task.label)
             self._failed.append(Copied(task, counted, 0, began, time.monotonic(), None, explain(error)))
@@ -171,7 +171,7 @@ class CopyCrew:
     def _finish(self, task: CopyTask, counted: int | None, written: int | None, began: float) -> Copied:
         try:
             reach("finishing")
-            file = self._draft.finish(task.file, self._exporter.content_check())
+            file = self._draft.finish(task.file, self._exporter.check_ends)
             found = self._exporter.examine(task, file)
         except (VecbakError, FileDamaged, OSError) as error:
             self._tally.fail(task.label)

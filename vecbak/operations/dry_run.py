@@ -9,9 +9,9 @@ import shlex
 from collections.abc import Mapping
 from datetime import datetime
 
-from vecbak.backups.formats import COMPRESSORS, file_ending
+from vecbak.backups.formats import COMPRESSORS, COPY_OPTIONS, file_ending
 from vecbak.backups.naming import data_name, schema_name
-from vecbak.operations.exporting import CopyExporter, CopyTask, outside_compression
+from vecbak.operations.exporting import CopyTask, outside_compression
 from vecbak.operations.extent import Chosen, Extent
 from vecbak.operations.job import Job
 from vecbak.operations.parts import Part, cut
@@ -141,12 +141,18 @@ def _worker_line(job: Job, psql: list[str], tables: Mapping[str, Table], task: C
         lock_seconds=job.config.timeouts.lock_seconds,
     )
     backup = job.config.backup
-    exporter = CopyExporter(job.runner, backup.format, backup.compression, job.config.timeouts.copy_seconds)
+    compressor = COMPRESSORS.get(backup.compression)
     request = [
         begin,
         "SET TRANSACTION SNAPSHOT :'snapshot';",
         queries.lock_nowait(list(tables.values())),
-        exporter.request(task, task.file + backup.backup_temp_suffix),
+        queries.copy_to_file(
+            task.table,
+            task.part.condition,
+            task.file + backup.backup_temp_suffix,
+            COPY_OPTIONS[backup.format],
+            " ".join([compressor.program, *compressor.compress]) if compressor else None,
+        ),
         "\\echo :ROW_COUNT",
     ]
     lines = " ".join(shlex.quote(line) for line in "\n".join(request).splitlines())

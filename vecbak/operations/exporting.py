@@ -2,12 +2,16 @@ r"""Two ways to get rows into a file: psql's `\copy`, alone or through a compres
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from vecbak.backups.draft import DraftFile
 from vecbak.backups.files import FileDamaged, FinishedFile
-from vecbak.backups.formats import COMPRESSORS, COPY_OPTIONS, Compressor, ContentCheck, content_check
+from vecbak.backups.formats import COMPRESSORS, COPY_OPTIONS, Compressor, check_ends
 from vecbak.backups.rows import DumpRows
 from vecbak.config import Backup
 from vecbak.errors import BackupFailed, VecbakError
@@ -18,6 +22,8 @@ from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.programs import Installation, data_dump_command, dump_compresses, restore_list_command
 from vecbak.postgres.runner import Completed, Runner
 from vecbak.postgres.worker import Worker
+
+LAST_WORDS_SECONDS = 0.5  # for what a program says when it ends
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,11 @@ class CopyTask:
 class Exporter(Protocol):
     """One way to make and to examine a data file."""
 
-    def export(self, worker: Worker, task: CopyTask, file: str) -> int | None:
-        """Write the file; the rows that the program says it wrote, if it says so."""
+    def export(self, worker: Worker, task: CopyTask, file: DraftFile) -> int | None:
+        """Fill the file; the rows that the program says it wrote, if it says so."""
 
-    def content_check(self) -> ContentCheck | None:
-        """What is looked for in the bytes while they are hashed."""
+    def check_ends(self, head: bytes, tail: bytes) -> str | None:
+        """What is wrong with how the file begins and ends, if anything is."""
 
     def examine(self, task: CopyTask, file: FinishedFile) -> int | None:
         """Let the fitting program read the finished file; the rows in it, where that tells them.
@@ -49,7 +55,7 @@ class Exporter(Protocol):
 
 @dataclass(frozen=True)
 class CopyExporter:
-    r"""`\copy` in the worker's own session, compressed by a program that psql starts.
+    r"""`\copy` in the worker's own session; its rows pass through us into the file, or into a compressor.
 
     Attributes:
         seconds: for one file.
@@ -60,31 +66,69 @@ class CopyExporter:
     compression: str
     seconds: float
 
-    def request(self, task: CopyTask, file: str) -> str:
-        r"""The `\copy` itself."""
-        compressor = COMPRESSORS.get(self.compression)
-        program = " ".join([compressor.program, *compressor.compress]) if compressor else None
-        return queries.copy_to_file(
-            task.part.within(task.table), task.part.condition, file, COPY_OPTIONS[self.format], program
-        )
-
-    def export(self, worker: Worker, task: CopyTask, file: str) -> int | None:
+    def export(self, worker: Worker, task: CopyTask, file: DraftFile) -> int | None:
         """Run it; psql's own count."""
-        return worker.copy(self.request(task, file), step=f"copying {task.table.name}", timeout=self.seconds)
+        request = queries.copy_out(task.part.within(task.table), task.part.condition, COPY_OPTIONS[self.format])
+        step = f"copying {task.table.name}"
+        compressor = COMPRESSORS.get(self.compression)
+        if compressor is None:
+            rows = worker.copy(request, file.write, step=step, timeout=self.seconds)
+            file.end()
+            return rows
+        with compressing(self.runner, compressor, file, seconds=self.seconds) as take:
+            return worker.copy(request, take, step=step, timeout=self.seconds)
 
-    def content_check(self) -> ContentCheck | None:
-        """By format; a compressed file's content is its program's to check."""
-        return content_check(self.format, self.compression)
+    def check_ends(self, head: bytes, tail: bytes) -> str | None:
+        """By format and compression."""
+        return check_ends(self.format, self.compression)(head, tail)
 
     def examine(self, task: CopyTask, file: FinishedFile) -> int | None:
         """Let the compressor test its file."""
         compressor = COMPRESSORS.get(self.compression)
         if compressor is None:
-            return file.rows
+            return None
         done = self.runner.run([compressor.program, *compressor.test, str(file.path)], timeout=self.seconds)
         if done.exit_code != 0:
             raise FileDamaged(f"{file.path.name} is no complete {compressor.program} file: {done.stderr.strip()}")
         return None
+
+
+@contextlib.contextmanager
+def compressing(
+    runner: Runner, compressor: Compressor, file: DraftFile, *, seconds: float
+) -> Iterator[Callable[[memoryview], None]]:
+    """Run a compressor whose output is the file; it must have ended well when the context ends.
+
+    Yields:
+        What takes the bytes to be compressed.
+
+    Raises:
+        BackupFailed: it ended early or badly, or took longer than `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    process = runner.start([compressor.program, *compressor.compress], output=file.descriptor)
+
+    def failed(what: str) -> BackupFailed:
+        process.exchange(b"", time.monotonic() + LAST_WORDS_SECONDS)
+        process.stop()
+        return BackupFailed(f"{compressor.program} {what}", output=process.errors.decode("utf-8", "replace").strip())
+
+    def take(chunk: memoryview) -> None:
+        if not process.feed(chunk, deadline):
+            late = time.monotonic() >= deadline
+            raise failed("took too long" if late else "ended before it had read every row")
+
+    try:
+        yield take
+        process.close_descriptor(process.stdin)
+        process.exchange(b"", deadline)
+        code = process.wait(max(0.1, deadline - time.monotonic()))
+        if code is None:
+            raise failed("took too long")
+        if code != 0:
+            raise failed(f"failed (exit code {code})")
+    finally:
+        process.stop()
 
 
 @dataclass(frozen=True)
@@ -120,7 +164,7 @@ class DumpExporter:
             file=file,
         )
 
-    def export(self, worker: Worker, task: CopyTask, file: str) -> int | None:
+    def export(self, worker: Worker, task: CopyTask, file: DraftFile) -> int | None:
         """Run pg_dump; it does not tell how many rows it wrote."""
         compressor = COMPRESSORS.get(self.outside)
         ended = self._dump(task, file) if compressor is None else self._dump_through(compressor, task, file)
@@ -129,25 +173,24 @@ class DumpExporter:
                 raise BackupFailed(f"{name} of {task.table.name} failed", output=done.stderr.strip())
         return None
 
-    def _dump(self, task: CopyTask, file: str) -> dict[str, Completed]:
-        command, environment = self.command(task, file), self.endpoint.environment
+    def _dump(self, task: CopyTask, file: DraftFile) -> dict[str, Completed]:
+        command, environment = self.command(task, file.path.name), self.endpoint.environment
         return {"pg_dump": self.runner.run(command, timeout=self.seconds, folder=self.folder, environment=environment)}
 
-    def _dump_through(self, compressor: Compressor, task: CopyTask, file: str) -> dict[str, Completed]:
-        with (self.folder / file).open("r+b") as target:
-            dump, compress = self.runner.pipe(
-                self.command(task, None),
-                [compressor.program, *compressor.compress],
-                timeout=self.seconds,
-                folder=self.folder,
-                environment=self.endpoint.environment,
-                output=target.fileno(),
-            )
+    def _dump_through(self, compressor: Compressor, task: CopyTask, file: DraftFile) -> dict[str, Completed]:
+        dump, compress = self.runner.pipe(
+            self.command(task, None),
+            [compressor.program, *compressor.compress],
+            timeout=self.seconds,
+            folder=self.folder,
+            environment=self.endpoint.environment,
+            output=file.descriptor,
+        )
         return {compressor.program: compress, "pg_dump": dump}
 
-    def content_check(self) -> ContentCheck | None:
-        """Compressed by a program: as its files begin; else only pg_restore can read it."""
-        return content_check("pg_dump", self.outside)
+    def check_ends(self, head: bytes, tail: bytes) -> str | None:
+        """By what it is compressed with; the rest only pg_restore can read."""
+        return check_ends("pg_dump", self.outside)(head, tail)
 
     def examine(self, task: CopyTask, file: FinishedFile) -> int | None:
         """Count the COPY lines that pg_restore makes of it."""

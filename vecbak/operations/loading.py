@@ -7,7 +7,6 @@ way; what psql loaded is then held against what was read.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import tempfile
 import threading
@@ -21,10 +20,8 @@ from vecbak.backups.rows import Consumer, DumpRows, row_reader
 from vecbak.operations.reading import FileReader
 from vecbak.postgres import restore_queries
 from vecbak.postgres.guard import Guard
+from vecbak.postgres.process import PIPE_BYTES, widen_pipe
 from vecbak.postgres.session import Answer, SessionFailed
-
-PIPE_BYTES = 1 << 20
-_F_SETPIPE_SZ = 1031
 
 LOAD_OPTIONS = {**COPY_OPTIONS, "pg_dump": "format text"}
 EXPORT_OPTIONS = {"csv": "format csv", "binary": "format binary", "pg_dump": "format text"}
@@ -195,8 +192,7 @@ def _fifo(mode: str, work: Callable[[BinaryIO], None]) -> Iterator[tuple[Path, C
         def run() -> None:
             try:
                 with cast(BinaryIO, path.open(mode)) as fifo:
-                    with contextlib.suppress(OSError):
-                        fcntl.fcntl(fifo.fileno(), _F_SETPIPE_SZ, PIPE_BYTES)
+                    widen_pipe(fifo.fileno())
                     work(fifo)
             except BrokenPipeError:
                 pass  # psql ended first, and says why

@@ -73,7 +73,7 @@ class SchemaDump:
             tables=self._tables,
             snapshot=self._snapshot,
             lock_seconds=timeouts.lock_seconds,
-            file=self._draft.create(self._name),
+            file=self._draft.create(self._name).path.name,
         )
         try:
             done = self._job.runner.run(

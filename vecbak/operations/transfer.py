@@ -153,7 +153,6 @@ class Transfer:
             self._job.runner,
             self._job.endpoint,
             self._installation,
-            folder=self._draft.folder,
             snapshot=snapshot,
             server_version=self._guard.server_version,
             tables=list(self._tables.values()),

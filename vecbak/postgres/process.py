@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
+import functools
 import os
 import selectors
 import signal
@@ -25,6 +27,8 @@ from vecbak.errors import ExitCode, VecbakError
 
 GRACE_SECONDS = 5.0
 KEPT_OUTPUT_BYTES = 1 << 20
+PIPE_BYTES = 1 << 20  # the most that an ordinary user may ask for (pipe(7))
+_F_SETPIPE_SZ = 1031
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -34,6 +38,12 @@ class ProgramMissing(VecbakError):
     """The program to run does not exist or cannot be executed."""
 
     exit_code = ExitCode.REFUSED
+
+
+def widen_pipe(descriptor: int) -> None:
+    """Let a pipe hold up to `PIPE_BYTES`, where the kernel allows it: fewer turns for large data."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, PIPE_BYTES)
 
 
 class Process:
@@ -167,12 +177,20 @@ class Process:
         for descriptor in tuple(self._open_descriptors):
             self.close_descriptor(descriptor)
 
-    def exchange(self, request: bytes, deadline: float, enough: Callable[[], bool] = lambda: False) -> bool:
+    def exchange(
+        self,
+        request: bytes,
+        deadline: float,
+        enough: Callable[[], bool] = lambda: False,
+        read_output: Callable[[int], bool] | None = None,
+    ) -> bool:
         """Write to it while reading what it prints, until it closes its streams or until `enough()`.
 
         Args:
             request: for its standard input.
             deadline: on `time.monotonic()`'s clock.
+            read_output: reads from its standard output's descriptor itself, once, and tells whether there may be more;
+                what it raises ends the exchange.
 
         Returns:
             False if the deadline came first. `output` and `errors` (its last MiB) have grown.
@@ -180,9 +198,12 @@ class Process:
         Raises:
             Interrupted: this run was asked to end.
         """
-        buffers = {self.stdout: self.output, self.stderr: self.errors}
+        readers = {
+            self.stdout: read_output or functools.partial(_read_into, self.output),
+            self.stderr: functools.partial(_read_into, self.errors),
+        }
         with selectors.DefaultSelector() as selector:
-            for descriptor in self._open_descriptors & buffers.keys():
+            for descriptor in self._open_descriptors & readers.keys():
                 selector.register(descriptor, selectors.EVENT_READ)
             if request and self.stdin in self._open_descriptors:
                 os.set_blocking(self.stdin, False)
@@ -197,16 +218,44 @@ class Process:
                         if not request:
                             selector.unregister(self.stdin)
                         continue
-                    chunk = os.read(key.fd, 65536)
-                    if chunk:
-                        buffers[key.fd] += chunk
-                    else:
+                    if not readers[key.fd](key.fd):
                         selector.unregister(key.fd)
                 if len(self.errors) > 2 * KEPT_OUTPUT_BYTES:
                     del self.errors[:-KEPT_OUTPUT_BYTES]
                 if enough():
                     return True
         interrupts.check()  # if its streams ended because we are to end, say that and not what broke
+        return True
+
+    def feed(self, data: memoryview, deadline: float) -> bool:
+        """Write all of it to its standard input, reading what it complains of meanwhile.
+
+        Returns:
+            False if the deadline came first, or if it has ended and reads no more.
+
+        Raises:
+            Interrupted: this run was asked to end.
+        """
+        os.set_blocking(self.stdin, False)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.stdin, selectors.EVENT_WRITE)
+            selector.register(self.stderr, selectors.EVENT_READ)
+            while data:
+                ready = selector.select(max(0.0, deadline - time.monotonic()))
+                interrupts.check()
+                if not ready:
+                    return False
+                for key, _ in ready:
+                    if key.fd == self.stderr:
+                        if not _read_into(self.errors, key.fd):
+                            return False
+                        continue
+                    try:
+                        data = data[os.write(self.stdin, data) :]
+                    except BlockingIOError:
+                        continue
+                    except BrokenPipeError:
+                        return False
         return True
 
     def _write_some(self, request: bytes) -> bytes:
@@ -227,3 +276,9 @@ class Process:
                 return
             self._open_descriptors.remove(descriptor)
         os.close(descriptor)
+
+
+def _read_into(buffer: bytearray, descriptor: int) -> bool:
+    chunk = os.read(descriptor, 65536)
+    buffer += chunk
+    return bool(chunk)

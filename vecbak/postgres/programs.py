@@ -102,6 +102,15 @@ def psql_command(installation: Installation, conninfo: str) -> list[str]:
     return [*command, *_database(conninfo), "-f", "-"]
 
 
+def exporting_psql_command(installation: Installation, conninfo: str) -> list[str]:
+    """A long-lived psql whose standard output carries rows.
+
+    Where coreutils' stdbuf is there, it writes 256 KiB at a time: stdio's own 4 KiB cost it a quarter of its time.
+    """
+    stdbuf = shutil.which("stdbuf")
+    return [*([stdbuf, "--output=256K"] if stdbuf else []), *psql_command(installation, conninfo)]
+
+
 def schema_dump_command(
     installation: Installation, conninfo: str, *, tables: list[str], snapshot: str, lock_seconds: float, file: str
 ) -> list[str]:

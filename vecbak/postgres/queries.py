@@ -203,9 +203,23 @@ def copy_to_file(table: Table, condition: str, file: str, options: str, program:
         options: COPY's, e.g. `format binary`.
         program: a compressor's command line; its shell opens the file, so that it stays the one that was created.
     """
+    target = f"'{file}'" if program is None else f"program '{program} > {file}'"
+    return _copy(table, condition, target, options)
+
+
+def copy_out(table: Table, condition: str, options: str) -> str:
+    """psql's \\copy of some rows to its own standard output, whatever its other results go to.
+
+    Args:
+        condition: ` WHERE …` for a part of the table, or nothing.
+        options: COPY's, e.g. `format binary`.
+    """
+    return _copy(table, condition, "pstdout", options)
+
+
+def _copy(table: Table, condition: str, target: str, options: str) -> str:
     rows = f"{condition} AND ({table.condition})" if condition and table.condition else condition or table.where
     query = f"SELECT {table.column_list} FROM {table.source}{rows}"
-    target = f"'{file}'" if program is None else f"program '{program} > {file}'"
     return f"\\copy ({query}) to {target} with ({options})"
 
 

@@ -47,7 +47,12 @@ class Runner(Protocol):
         """Run a program to its end."""
 
     def start(
-        self, argv: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        output: int | None = None,
     ) -> Process:
         """Start a program and leave its streams to the caller."""
 
@@ -103,14 +108,22 @@ class LocalRunner:
         return text
 
     def start(
-        self, argv: Sequence[str], *, folder: Path | None = None, environment: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        output: int | None = None,
     ) -> Process:
         """Start a program.
+
+        Args:
+            output: a descriptor that its standard output goes to.
 
         Raises:
             ProgramMissing: it does not exist or cannot be executed.
         """
-        return self._begin(argv, folder, environment)
+        return self._begin(argv, folder, environment, output=output)
 
     def run(
         self,

@@ -7,17 +7,18 @@ leaves :ERROR false (https://www.postgresql.org/docs/current/app-psql.html#APP-P
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vecbak.errors import VecbakError
-from vecbak.postgres.process import Process
+from vecbak.postgres.process import PIPE_BYTES, Process, widen_pipe
 from vecbak.postgres.runner import Runner
 
 _PREFIX = re.compile(r"^psql(?:\.bin)?:<stdin>:\d+: ", re.MULTILINE)
@@ -111,6 +112,41 @@ class Session:
             text.rstrip("\n"), error == "true", sqlstate, int(rows) if rows.isdigit() else 0, _clean(messages)
         )
 
+    def copy_out(self, request: str, take: Callable[[memoryview], None], *, timeout: float, step: str) -> int:
+        r"""Run a `\copy … to pstdout` and hand on what it writes, piece by piece.
+
+        Args:
+            request: the `\copy`, on one line.
+            take: called with each piece, which is valid until it returns; what it raises ends psql.
+            timeout: seconds; then the query is cancelled and psql ended.
+            step: what is being done, for messages.
+
+        Returns:
+            Rows, by psql's own count. It counts them only where they go elsewhere than its other results
+            (PostgreSQL's src/bin/psql/common.c: "Suppress status printing if the report would go to the same place").
+
+        Raises:
+            SessionFailed: psql ended, or did not finish in time.
+        """
+        stream = _MarkedStream(self._mark, take)
+        data = f"\\o /dev/null\n{request}\n\\o\n\\echo '{self._mark}' :ERROR :SQLSTATE :ROW_COUNT\n"
+        widen_pipe(self._process.stdout)
+        try:
+            in_time = self._process.exchange(
+                data.encode("utf-8", "surrogateescape"),
+                time.monotonic() + timeout,
+                lambda: stream.row_count is not None,
+                stream.read,
+            )
+        except BaseException:
+            self._process.close_descriptor(self._process.stdout)  # it may be waiting for us to read
+            self._process.stop()
+            raise
+        if stream.row_count is None:
+            raise self._failure(step, None if in_time else timeout)
+        self._take_messages()
+        return stream.row_count
+
     def ask_json(self, query: str, *, timeout: float, step: str) -> Any:
         """Run statements of which the last gives one JSON value, and decode it."""
         return json.loads(self.ask(query, timeout=timeout, step=step).text or "null")
@@ -149,6 +185,43 @@ class Session:
         else:
             message = f"{step} failed"
         return SessionFailed(message, output=_clean(messages), sqlstate=state.group(1) if state else "")
+
+
+class _MarkedStream:
+    """What psql writes up to its answer's mark, which is the last that comes before the next request.
+
+    Args:
+        mark: random, so that no data holds it.
+        take: is handed all that comes before the mark.
+
+    Attributes:
+        row_count: psql's, once the mark has come.
+    """
+
+    _LONGEST_ANSWER = 128
+
+    def __init__(self, mark: str, take: Callable[[memoryview], None]) -> None:
+        self.row_count: int | None = None
+        self._end = re.compile(rf"{mark} \S+ \S+ (\d+)\n\Z".encode())
+        self._take = take
+        self._buffer = bytearray(PIPE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._held = 0
+
+    def read(self, descriptor: int) -> bool:
+        """Read once; whether there may be more."""
+        received = os.readv(descriptor, [self._view[self._held :]])
+        filled = self._held + received
+        kept = min(filled, self._LONGEST_ANSWER)
+        tail = bytes(self._view[filled - kept : filled])
+        if answer := self._end.search(tail):
+            self.row_count = int(answer.group(1))
+            self._take(self._view[: filled - kept + answer.start()])
+        elif filled > kept:
+            self._take(self._view[: filled - kept])
+            self._buffer[:kept] = tail
+        self._held = kept
+        return received > 0
 
 
 def open_session(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vecbak.errors import Busy
@@ -11,7 +10,7 @@ from vecbak.postgres import queries
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.guard import ANSWER_SECONDS
-from vecbak.postgres.programs import Installation, psql_command
+from vecbak.postgres.programs import Installation, exporting_psql_command
 from vecbak.postgres.runner import Runner
 from vecbak.postgres.session import Session, SessionFailed, open_session
 
@@ -31,17 +30,18 @@ class Worker:
         """One JSON value, read under the snapshot."""
         return self._session.ask_json(query, timeout=timeout, step=step)
 
-    def copy(self, request: str, *, step: str, timeout: float) -> int:
-        r"""Run a `\copy`; the rows that psql says it copied.
+    def copy(self, request: str, take: Callable[[memoryview], None], *, step: str, timeout: float) -> int:
+        r"""Run a `\copy` and hand on what it writes; the rows that psql says it copied.
 
         Args:
-            request: from `vecbak.postgres.queries.copy_to_file`.
+            request: from `vecbak.postgres.queries.copy_out`.
+            take: called with each piece; what it raises ends the session.
             step: what is being done, for messages.
 
         Raises:
-            SessionFailed: the copy failed (the server, the disk, a signal) or took longer than `timeout` seconds.
+            SessionFailed: the copy failed (the server, a signal) or took longer than `timeout` seconds.
         """
-        return self._session.ask(request, timeout=timeout, step=step).row_count
+        return self._session.copy_out(request, take, timeout=timeout, step=step)
 
     def close(self) -> None:
         """End the session and with it its locks."""
@@ -57,7 +57,6 @@ def open_worker(
     endpoint: Endpoint,
     installation: Installation,
     *,
-    folder: Path,
     snapshot: str,
     server_version: int,
     tables: Sequence[Table],
@@ -67,7 +66,6 @@ def open_worker(
     r"""Connect, import the snapshot, and lock every table at once or not at all.
 
     Args:
-        folder: psql's working directory, where `\copy` writes.
         snapshot: from the guard.
         server_version: the guard's server_version_num.
         tables: all tables of the run.
@@ -77,7 +75,7 @@ def open_worker(
         SessionFailed: no connection, or the snapshot is gone because the guard is.
     """
     session = open_session(
-        runner, psql_command(installation, endpoint.conninfo), folder=folder, environment=endpoint.environment
+        runner, exporting_psql_command(installation, endpoint.conninfo), environment=endpoint.environment
     )
     request = "\n".join(
         [

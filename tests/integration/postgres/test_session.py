@@ -1,5 +1,6 @@
 """The protocol spoken with a real psql."""
 
+import errno
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from vecbak.postgres.programs import find_installations, psql_command
 from vecbak.postgres.runner import LocalRunner
 from vecbak.postgres.session import Session, SessionFailed, open_session
 
+PATIENCE = 30
 ITEMS = table("items", columns=(column("id"), column("text")))
 
 
@@ -239,28 +241,82 @@ def test_a_session_that_failed_goes_on_failing(session):
 # \copy
 
 
-def test_copy_counts_its_rows_and_writes_the_file(session, items, tmp_path):
-    assert ask(session, queries.copy_to_file(ITEMS, "", "items.csv", "format csv, header true")).row_count == 1000
-    assert (tmp_path / "items.csv").read_text().startswith("id,text\n1,text 1\n")
+CSV = queries.copy_out(ITEMS, "", "format csv, header true")
 
 
-def test_a_failed_copy_ends_psql(session, items, tmp_path, until_no_backend):
-    (tmp_path / "items.csv").mkdir()
-    error = failure(session, queries.copy_to_file(ITEMS, "", "items.csv", "format csv, header true"))
-    assert error.sqlstate == ""
-    assert "Is a directory" in error.output
-    until_no_backend()
+def copied(session, request=CSV, timeout=PATIENCE):
+    data = bytearray()
+    return session.copy_out(request, data.extend, timeout=timeout, step="copying"), bytes(data)
+
+
+def test_copy_counts_its_rows_and_hands_them_on(session, items):
+    rows, data = copied(session)
+    lines = data.decode().splitlines()
+    assert (rows, len(lines), lines[:2], lines[-1]) == (1000, 1001, ["id,text", "1,text 1"], "1000,text 1000")
+
+
+@pytest.mark.parametrize("options", ["format csv", "format binary"])
+def test_one_session_copies_again_and_again(session, items, options):
+    request = queries.copy_out(ITEMS, "", options)
+    once = copied(session, request)
+    assert once[0] == 1000
+    assert copied(session, request) == once
+    assert ask(session, "SELECT 1;").text == "1"
+    assert copied(session, request) == once
+
+
+def test_an_empty_copy(session, items):
+    assert copied(session, queries.copy_out(ITEMS, " WHERE false", "format csv")) == (0, b"")
+    rows, data = copied(session, queries.copy_out(ITEMS, " WHERE false", "format binary"))
+    assert (rows, data[:11], data[-2:]) == (0, b"PGCOPY\n\xff\r\n\0", b"\xff\xff")
+
+
+@pytest.fixture
+def big(database):
+    """A table that the test makes."""
+    yield table("big", columns=(column("id"), column("text")))
+    database.execute("DROP TABLE big")
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 129, 4096, 1 << 20, (1 << 20) + 77, 3_000_000])
+def test_rows_of_any_size_come_whole(session, database, big, size):
+    database.execute(f"CREATE TABLE big AS SELECT 1 AS id, repeat('é', {size}) AS text")
+    rows, data = copied(session, queries.copy_out(big, "", "format csv"))
+    assert (rows, data) == (1, f"1,{'é' * size if size else chr(34) * 2}\n".encode())
 
 
 def test_a_copy_that_the_server_refuses_ends_psql(session, database):
-    error = failure(session, queries.copy_to_file(ITEMS, "", "items.csv", "format csv, header true"))
-    assert error.sqlstate == "42P01"
+    with pytest.raises(SessionFailed) as caught:
+        copied(session)
+    assert caught.value.sqlstate == "42P01"
 
 
-def test_a_full_disk_is_a_failed_copy(session, items, tmp_path):
-    (tmp_path / "items.csv").symlink_to("/dev/full")
-    error = failure(session, queries.copy_to_file(ITEMS, "", "items.csv", "format csv, header true"))
-    assert "No space left on device" in error.output
+def test_a_copy_that_fails_in_its_middle_ends_psql(session, items, until_no_backend):
+    request = CSV.replace('"text"', '1 / (900 - "id") AS "text"', 1)
+    with pytest.raises(SessionFailed) as caught:
+        copied(session, request)
+    assert "division by zero" in caught.value.output
+    until_no_backend()
+
+
+def test_what_the_taker_raises_ends_psql(session, database, big, until_no_backend):
+    database.execute("CREATE TABLE big AS SELECT n AS id, repeat('x', 10000) AS text FROM generate_series(1, 2000) n")
+
+    def full(chunk):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    began = time.monotonic()
+    with pytest.raises(OSError, match="No space left"):
+        session.copy_out(queries.copy_out(big, "", "format csv"), full, timeout=PATIENCE, step="copying")
+    assert time.monotonic() - began < 4  # psql does not wait for somebody to read
+    until_no_backend()
+
+
+def test_a_copy_that_takes_too_long_is_ended(session, items, until_no_backend):
+    request = CSV.replace('"text"', 'pg_sleep(1) AS "text"', 1)
+    with pytest.raises(SessionFailed, match="longer than 1 s"):
+        copied(session, request, timeout=1)
+    until_no_backend()
 
 
 # timeouts and ends

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from vecbak.backups import draft as drafts
 from vecbak.backups.draft import amend_manifest, remove_leftovers, start_draft
 from vecbak.backups.files import FileDamaged, Identity, hash_file, make_folder
-from vecbak.backups.formats import CsvCheck
+from vecbak.backups.formats import check_ends
 from vecbak.backups.naming import data_name, encode_table_name, manifest_name, schema_name
 from vecbak.postgres.names import TableName
 
@@ -43,7 +43,7 @@ def names_in(folder) -> list[str]:
 
 
 def write(draft, name: str = CSV, data: bytes = TEXT):
-    path = draft.folder / draft.create(name)
+    path = draft.create(name).path
     with path.open("ab") as file:  # as a program does that was told the name
         file.write(data)
     return path
@@ -119,20 +119,61 @@ def test_a_file_in_the_folders_place_is_an_error(tmp_path):
 # from .tmp to final
 
 
-def test_a_file_gets_its_final_name_with_size_checksum_and_records(draft, tmp_path):
+def test_a_file_gets_its_final_name_with_size_and_checksum(draft, tmp_path):
     write(draft)
     assert names_in(tmp_path) == [f"{CSV}.tmp", f"vector_backup_{ID}.json.tmp"]
-    finished = draft.finish(CSV, CsvCheck())
+    finished = draft.finish(CSV, check_ends("csv", "none"))
     assert finished.path == tmp_path / CSV
-    assert (finished.size_bytes, finished.rows) == (7, 2)
+    assert finished.size_bytes == 7
     assert finished.sha256 == hashlib.sha256(TEXT).hexdigest()
     assert names_in(tmp_path) == [CSV, f"vector_backup_{ID}.json.tmp"]
     finished.check_untouched()
 
 
-def test_what_is_not_looked_into_is_not_counted(draft):
-    write(draft, data=b'"')
-    assert draft.finish(CSV).rows is None
+def received(draft, *chunks: bytes):
+    file = draft.create(CSV)
+    for chunk in chunks:
+        file.write(memoryview(chunk))
+    file.end()
+    return file.path
+
+
+def test_what_was_received_is_hashed_as_it_came(draft):
+    received(draft, TEXT[:2], TEXT[2:])
+    finished = draft.finish(CSV)
+    assert (finished.size_bytes, finished.sha256) == (len(TEXT), hashlib.sha256(TEXT).hexdigest())
+    assert finished.path.read_bytes() == TEXT
+    finished.check_untouched()
+
+
+@pytest.mark.parametrize("change", ["grown", "shortened", "one byte", "the same again"])
+def test_a_file_that_changes_after_it_was_received_is_noticed(draft, change):
+    path = received(draft, TEXT)
+    data = {"grown": TEXT + b"3\n", "shortened": TEXT[:-2], "one byte": TEXT[:-2] + b"3\n", "the same again": TEXT}
+    with path.open("r+b") as file:
+        file.write(data[change])
+        file.truncate()
+    with pytest.raises(FileDamaged, match="changed while its checksum was taken"):
+        draft.finish(CSV)
+
+
+def test_a_change_while_it_is_received_does_not_become_part_of_the_checksum(draft):
+    file = draft.create(CSV)
+    file.write(memoryview(TEXT))
+    with file.path.open("r+b") as other:
+        other.write(b"x")
+    file.end()
+    finished = draft.finish(CSV)
+    assert finished.sha256 == hashlib.sha256(TEXT).hexdigest()
+    with pytest.raises(FileDamaged):  # it is read again, as it is not a tenth of a second old
+        finished.check_untouched()
+
+
+def test_a_full_disk_is_an_error_of_the_write(tmp_path):
+    descriptor = os.open("/dev/full", os.O_RDWR)
+    with pytest.raises(OSError, match="No space left"):
+        drafts.DraftFile(tmp_path / "x", descriptor).write(memoryview(TEXT))
+    os.close(descriptor)
 
 
 def test_files_are_their_owners_alone_even_with_umask_0(tmp_path):
@@ -263,7 +304,7 @@ def test_a_link_put_in_place_is_not_followed(draft, tmp_path):
     path.unlink()
     path.symlink_to("elsewhere")
     with pytest.raises(FileDamaged, match=r"items_.*\.csv\.tmp was replaced"):
-        draft.finish(CSV, CsvCheck())
+        draft.finish(CSV, check_ends("csv", "none"))
 
 
 def test_a_replaced_file_is_noticed(draft, tmp_path):
@@ -304,11 +345,11 @@ def test_a_file_that_changes_while_it_is_hashed_is_noticed(draft, monkeypatch, c
         draft.finish(CSV)
 
 
-@pytest.mark.parametrize("data", [b'id\n"1', b"id\n1", b'id\n"1\n'])
+@pytest.mark.parametrize("data", [b'id\n"1', b"id\n1"])
 def test_a_csv_that_ends_in_the_middle_of_a_record_is_damaged(draft, data):
     write(draft, data=data)
     with pytest.raises(FileDamaged, match="middle of a record"):
-        draft.finish(CSV, CsvCheck())
+        draft.finish(CSV, check_ends("csv", "none"))
 
 
 def test_a_final_name_that_is_taken_is_not_overwritten(draft, tmp_path):
@@ -487,7 +528,7 @@ def test_another_suffix_is_another_run(tmp_path):
 def test_a_change_that_stat_does_not_show_is_found_in_a_file_just_written(tmp_path):
     """The kernel's file times are coarse: a byte flipped within one tick leaves size and times as they were."""
     draft = start_draft(tmp_path, datetime(2025, 7, 20, tzinfo=UTC), "%Y%m%d_%H%M%S", ".tmp")
-    (tmp_path / draft.create("a.csv")).write_bytes(b"x\n1\n")
+    draft.create("a.csv").path.write_bytes(b"x\n1\n")
     file = dataclasses.replace(draft.finish("a.csv"), racy=True)
     file.check_untouched()
     file.path.write_bytes(b"x\n2\n")
@@ -500,7 +541,7 @@ def test_a_change_that_stat_does_not_show_is_found_in_a_file_just_written(tmp_pa
 @pytest.mark.parametrize("harm", ["shorten", "flip"])
 def test_harm_between_hash_and_rename_is_found(tmp_path, monkeypatch, harm):
     draft = start_draft(tmp_path, datetime(2025, 7, 20, tzinfo=UTC), "%Y%m%d_%H%M%S", ".tmp")
-    path = tmp_path / draft.create("a.csv")
+    path = draft.create("a.csv").path
     path.write_bytes(b"x\n1\n")
     os.utime(path, (1, 1))
     rename = Path.rename

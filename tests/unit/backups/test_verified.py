@@ -5,7 +5,7 @@ import pytest
 from tests.unit.examples import manifest, table
 from vecbak.backups.draft import start_draft
 from vecbak.backups.files import FileDamaged
-from vecbak.backups.formats import CsvCheck
+from vecbak.backups.formats import check_ends
 from vecbak.backups.manifest import DataFile, SchemaFile, TableEntry, encode
 from vecbak.backups.verified import VerifiedBackup
 
@@ -17,8 +17,8 @@ def backup(tmp_path):
     """A published backup of two rows: its draft, the manifest's file, and the data files."""
     draft = start_draft(tmp_path, MOMENT, "%Y%m%d_%H%M%S", ".tmp")
     for name, text in (("items_x.csv", "id\n1\n2\n"), ("schema_x.sql", "--\n")):
-        (tmp_path / draft.create(name)).write_text(text)
-    data, schema = draft.finish("items_x.csv", CsvCheck()), draft.finish("schema_x.sql")
+        draft.create(name).path.write_text(text)
+    data, schema = draft.finish("items_x.csv", check_ends("csv", "none")), draft.finish("schema_x.sql")
     files = (DataFile(name=data.path.name, size_bytes=data.size_bytes, sha256=data.sha256, rows=2),)
     entry = TableEntry(table=table(), rows=2, size_bytes=data.size_bytes, columns=("id",), files=files, duration=0)
     described = manifest(

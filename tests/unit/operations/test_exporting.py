@@ -1,10 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.examples import ScriptedRunner, table
 from vecbak.backups.rows import DumpRows
-from vecbak.operations.exporting import CopyExporter, CopyTask
-from vecbak.operations.parts import Part
 
 lines = st.lists(
     st.sampled_from([b"", b"a", b"\\\\.", b"\\.x", b"x\\.", b".", b"COPY a FROM stdin;", b"-- x"]), max_size=6
@@ -25,16 +22,3 @@ def test_the_rows_of_a_dump_are_counted_wherever_its_text_is_cut(tables, lengths
         counter.feed(text[position : position + length])
         position, turn = position + length, turn + 1
     assert counter.rows == sum(len(rows) for rows in tables)
-
-
-def request(format: str, compression: str, part: Part) -> str:
-    exporter = CopyExporter(ScriptedRunner({}), format, compression, 1.0)
-    return exporter.request(CopyTask("items", table(), part, "final"), "x.tmp")
-
-
-def test_what_psql_is_asked_for():
-    source = '"id", "text" FROM ONLY "public"."items"'
-    assert request("csv", "none", Part()) == f"\\copy (SELECT {source}) to 'x.tmp' with (format csv, header true)"
-    assert request("binary", "zstd", Part(1, None, 5)) == (
-        f"\\copy (SELECT {source} WHERE ctid < '(5,0)') to program 'zstd -q -1 -c > x.tmp' with (format binary)"
-    )

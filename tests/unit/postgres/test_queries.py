@@ -60,6 +60,13 @@ def test_copy_names_the_columns_and_leaves_out_generated_ones():
     )
 
 
+def test_rows_come_through_psqls_own_output_whatever_else_goes_elsewhere():
+    request = queries.copy_out(ITEMS, " WHERE ctid >= '(7,0)'", "format binary")
+    assert request == (
+        """\\copy (SELECT "id", "text" FROM ONLY "public"."items" WHERE ctid >= '(7,0)') to pstdout with (format binary)"""
+    )
+
+
 def test_a_part_goes_through_a_compressor_whose_shell_opens_the_file():
     request = queries.copy_to_file(ITEMS, " WHERE ctid >= '(7,0)'", "x.bin.zst.tmp", "format binary", "zstd -q -1 -c")
     assert request == (

@@ -19,6 +19,7 @@ from vecbak.postgres import queries
 from vecbak.postgres.definitions import create_index
 from vecbak.postgres.names import quote_identifier, quote_literal
 from vecbak.postgres.programs import psql_command
+from vecbak.postgres.protection import disable, enable
 
 # what stands between COPY … FROM stdin; and \. in what pg_restore prints
 _ROWS_OF_A_DUMP = r"sed -e '1,/^COPY .* FROM stdin;$/d' -e '/^\\\.$/,$d'"
@@ -121,12 +122,20 @@ def _table_lines(table: SourceTable, manifest: Manifest | None) -> Iterator[str]
     schema = table.target.schema
     for index in indexes:
         yield f"DROP INDEX IF EXISTS {f'{quote_identifier(schema)}.' if schema else ''}{quote_identifier(index.name)};"
+    reactions = table.definition.reactions if table.definition and not _goes_elsewhere(table) else ()
+    acting = [item for item in reactions if item.would_act]
+    yield from disable(acting)
     yield from _copy_lines(table, table.target.sql, manifest)
+    yield from enable(acting)
     if table.definition:
         for index in indexes:
             yield from create_index(table.definition, index, schema or table.definition.schema, ())
     yield f"ANALYZE {table.target.sql};"
     yield f"SELECT '{table.label}' AS table, count(*), {table.rows} AS in_the_backup FROM {table.target.sql};"
+
+
+def _goes_elsewhere(table: SourceTable) -> bool:
+    return table.definition is None or table.target.schema != table.definition.schema
 
 
 def _origin(name: str, manifest: Manifest) -> str:

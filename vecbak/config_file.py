@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import yaml
@@ -59,7 +59,7 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Load
         environment: where `${NAME}` and `${NAME:-default}` are looked up.
 
     Raises:
-        UsageError: unreadable, empty, not YAML, an unknown key, a wrong type or value, a missing variable;
+        UsageError: unreadable, not YAML, an unknown key, a wrong type or value, a missing variable;
             the message holds the file and the line or the key's path, never a value that could be a secret.
     """
     document = _parse(path, _read(path))
@@ -83,10 +83,6 @@ def _read(path: Path) -> str:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", "Check the path and its permissions.") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start})", _HINT) from None
-    if not text.strip():
-        raise UsageError(
-            f"{path}: the file is empty", "Write `{}` into it if every default is meant, or start with `vecbak init`."
-        )
     return text
 
 
@@ -101,7 +97,7 @@ def _parse(path: Path, text: str) -> object:
     except Exception as error:  # noqa: BLE001 - PyYAML's constructors let anything through (AttributeError, ValueError …)
         raise UsageError(f"{path}: not valid YAML: {type(error).__name__}", _HINT) from None
     _check_size(document, path)
-    if document is None:
+    if document is None:  # nothing, or comments alone: the smallest useful file (DESIGN.md 4)
         return {}
     if not isinstance(document, dict):
         raise UsageError(f"{path}: expected keys and values, found {_kind(document)}", _HINT)
@@ -112,7 +108,7 @@ def _parse(path: Path, text: str) -> object:
 def _without_values(problem: str) -> str:
     # what it quotes may be a secret; signs and <stream end> are not
     return re.sub(
-        r"'([^']*)'", lambda match: match.group() if re.fullmatch(r"\W+|<.*>", match.group(1)) else "…", problem
+        r"'([^']*)'", lambda match: match.group() if re.fullmatch(r"\W+|<.*>|\\t", match.group(1)) else "…", problem
     )
 
 
@@ -157,23 +153,58 @@ def _variable(match: re.Match[str], environment: Mapping[str, str], path: Path, 
 
 def _explain(message: str) -> str:
     """`Expected `int`, got `str` - at `$.backup.jobs`` → `backup.jobs: expected int, got str`."""
+    if " - at `key` in `$" in message:
+        return "a key is no text; put it into quotes"
     text, _, place = message.partition(" - at `$")
     place = place.removesuffix("`").removeprefix(".")
+    if text.startswith("Invalid enum value"):
+        text = f"expected one of {', '.join(_known_values(place))}"
     unknown = re.search(r"unknown field `(.*)`", text)
     if unknown:
         name = unknown.group(1)
         close = difflib.get_close_matches(name, _known_keys(place), n=1)
         suggestion = f"; did you mean `{close[0]}`?" if close else ""
         return f"{f'{place}.{name}'.lstrip('.')}: unknown key{suggestion}"
-    text = text[:1].lower() + text[1:] if text.startswith("Expected") else text
+    if text.startswith("Invalid enum value"):
+        text = f"{text.replace('enum value', 'value')}; it is one of {', '.join(_allowed_values(place))}"
+    text = text[:1].lower() + text[1:] if text.startswith(("Expected", "Invalid")) else text
     return f"{place}: {text}" if place else text
 
 
-def _known_keys(place: str) -> list[str]:
+def _section(place: str) -> Any:
     struct: Any = Config
     for name in filter(None, place.split(".")):
         struct = type(getattr(struct(), name, None))
+    return struct
+
+
+def _allowed_values(place: str) -> list[str]:
+    section, _, key = place.rpartition(".")
+    waiting, found = [get_type_hints(_section(section))[key]], []
+    while waiting:
+        kind = waiting.pop(0)
+        if get_origin(kind) is Literal:
+            found += [str(value) for value in get_args(kind)]
+        else:
+            waiting += get_args(kind)
+    return found
+
+
+def _known_keys(place: str) -> list[str]:
+    struct = _section(place)
     return [field.name for field in msgspec.structs.fields(struct)] if hasattr(struct, "__struct_fields__") else []
+
+
+def _known_values(place: str) -> list[str]:
+    section, _, name = place.rpartition(".")
+    struct = type(getattr(Config(), section)) if section else Config
+    field = next(field for field in msgspec.structs.fields(struct) if field.name == name)
+    return _literals(field.type)
+
+
+def _literals(type_: Any) -> list[str]:
+    """The texts of a Literal, also inside Annotated and of what may be absent."""
+    return [text for item in get_args(type_) for text in ([item] if isinstance(item, str) else _literals(item))]
 
 
 def _kind(value: object) -> str:

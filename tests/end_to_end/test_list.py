@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.end_to_end.test_terminal import on_terminal
+from tests.support.command import environment
 from tests.support.workspace import Workspace
 
 
+@pytest.mark.needs("zstd")
 def test_a_table_with_age_format_and_what_was_truncated(filled18, tmp_path):
     space = Workspace(tmp_path, filled18)
     made = [space.run("backup", "--json").json["backup_id"]]
@@ -27,6 +31,31 @@ def test_a_table_with_age_format_and_what_was_truncated(filled18, tmp_path):
     assert "no manifest" in lines[3]
     assert {line[lines[0].index("FOLDER") :] for line in lines[1:4]} == {"out/vector_bak"}
     assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_unicode(filled18, tmp_path, encoding):
+    """What cannot be shown is spelt out; no run ends with another code because of it."""
+    filled18.execute("UPDATE langchain_pg_collection SET name = '知识库 😀'")
+    space = Workspace(tmp_path, filled18)
+    env = environment(PYTHONIOENCODING=encoding)
+    done = space.run("truncate", env=env)
+    assert done.code == 0, done.stderr
+    assert "ok langchain_pg_embedding" in done.stdout
+    for command in ("doctor", "list"):
+        assert space.run(command, env=env).code == 0
+    assert "知识库 😀" in space.run("list", "--json", env=env).json[0]["collections"]
+    assert space.run("restore", "no…such", env=env).code == 2
+
+
+def test_show_and_list_say_whether_it_is_proven(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    space.run("backup")
+    assert "Proven:    no" in space.run("show", "latest").stdout
+    assert space.run("list", "--json").json[0]["proven_restorable"] is False
+    assert space.run("verify", "latest", "--restore").code == 0
+    assert "Proven:    restorable" in space.run("show", "latest").stdout
+    assert space.run("list", "--json").json[0]["proven_restorable"] is True
 
 
 def test_colours_on_terminals_alone(filled18, tmp_path, monkeypatch):

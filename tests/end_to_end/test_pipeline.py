@@ -271,6 +271,7 @@ def test_the_flags_belong_to_training_load(workspace: Workspace, step):
     done = workspace.run("workflow", "--step", step, "--truncate-vector-tables", "--json")
     assert done.code == 0
     assert "ignored" in done.json["warnings"][0]
+    assert done.json["vector_management"]["note"] == "not performed (the options belong to training_load)"
     assert (backups(workspace), workspace.database.count(EMBEDDING)) == (0, 62)
 
 
@@ -371,8 +372,12 @@ def test_the_scripts(workspace: Workspace):
     done = scripted(workspace, "run_training.sh", "two", "sh", "-c", "exit 7")
     assert done.returncode == 7, done.stderr
     assert workspace.database.count(EMBEDDING) == 5
-    done = scripted(workspace, "nightly_backup.sh")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    workspace.save(retention={"keep_last": 1})
+    for _ in range(2):
+        done = scripted(workspace, "nightly_backup.sh")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    nights = [item for item in vecbak("list", "--json", cwd=workspace.folder).json if item["task_id"] == "nightly"]
+    assert [item["proven_restorable"] for item in nights] == [True], "last night's went, tonight's is proven"
     (workspace.folder / "vecbak.yaml").unlink()
     done = scripted(workspace, "nightly_backup.sh")
     assert done.returncode == 1

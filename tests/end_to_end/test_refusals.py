@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import langchain
 from tests.support.command import environment, start_vecbak, vecbak
-from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, Server, free_port
+from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, Server, bin_folder, free_port
 from tests.support.workspace import Workspace
 
 EMBEDDING = "langchain_pg_embedding"
@@ -303,13 +303,7 @@ def test_psql_missing(space, tmp_path):
 
 
 def test_pg_dump_older_than_the_server(space):
-    folders = [
-        path
-        for path in Path("/usr/lib/postgresql").glob("*/bin")
-        if path.parent.name < "18" and (path / "pg_dump").exists()
-    ]
-    assert folders, "an older PostgreSQL client is needed: apt-get install postgresql-client"
-    space.save(connection={"bin_dir": str(folders[0])})
+    space.save(connection={"bin_dir": str(bin_folder(16))})
     assert_refused(space, space.run("backup"), 4, "PostgreSQL 18", "pg_dump", "postgresql-client-18")
 
 
@@ -334,7 +328,6 @@ def test_server_too_old_or_statement_pooling_is_explained(space):
         ("backup: {job: 2}", "backup.job"),
         ("vector_tables: {truncate_tables: [other]}", "truncate_tables"),
         ("connection: {password: '${NO_SUCH_VARIABLE}'}", "connection.password"),
-        ("", "empty"),
         ("a: [", "line 1"),
         ("- a", "list"),
         ("\x00", "YAML"),
@@ -356,11 +349,39 @@ def test_no_configuration(tmp_path):
     assert vecbak("backup", "-c", "missing.yaml", cwd=tmp_path).code == 2
 
 
-def test_json_errors_are_one_document(tmp_path):
-    done = vecbak("truncate", "--json", cwd=tmp_path)
+@pytest.mark.parametrize(
+    ("arguments", "performed"),
+    [
+        (["truncate"], "backup_performed"),
+        (["backup", "--no-such-option"], "backup_performed"),
+        (["backup", "--truncate=5"], "backup_performed"),
+        (["--no-such-option", "backup"], "backup_performed"),
+        (["no-such-command"], "backup_performed"),
+        (["backup", "--where", "true", "--truncate"], "backup_performed"),
+        (["show", "20250720_121007"], "backup_performed"),
+        (["restore"], "backup_performed"),
+        (["restore", "latest"], "restore_performed"),
+        (["verify", "20250720_121007"], "verified"),
+        (["verify", "latest", "--on", "host=a"], "verified"),
+    ],
+)
+def test_json_errors_are_one_document(tmp_path, arguments, performed):
+    done = vecbak(*arguments, "--json", cwd=tmp_path)
     assert done.code == 2
-    assert done.json["backup_performed"] is False
+    assert done.json[performed] is False
     assert done.json["errors"]
+    assert "Error: " in done.stderr
+    assert "Hint: " in done.stderr
+
+
+def test_a_command_line_that_cannot_be_understood_tells_what_to_do(tmp_path):
+    done = vecbak("backup", "--no-such-option", cwd=tmp_path)
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: ")
+    assert "Hint: Usage: vecbak backup [OPTIONS]; `vecbak backup --help` tells more." in done.stderr
+    assert vecbak("run", "--no-such-option", "true", "--json", cwd=tmp_path).code == 2
+    done = vecbak("run", "true", "--json", cwd=tmp_path)
+    assert (done.code, done.stdout) == (2, ""), "that --json is the command's"
 
 
 @pytest.mark.parametrize("task_id", ["../evil", "a/b", "", "x" * 129, "a b", "ü", "--help\n"])
@@ -392,6 +413,20 @@ def test_the_starter_config_works_with_libpqs_environment(filled18, tmp_path):
     done = vecbak("truncate", "--json", "--task-id", "t", cwd=tmp_path, env=env)
     assert done.code == 0, done.stderr
     assert done.json["truncate_performed"] is True
+
+
+@pytest.mark.parametrize("text", ["", "# LangChain's tables, and PG* variables\n"])
+def test_the_smallest_useful_config_is_empty(filled18, tmp_path, text):
+    server: Server = filled18.server
+    (tmp_path / "vecbak.yaml").write_text(text)
+    env = environment(PGHOST=str(server.folder), PGPORT=str(server.port), PGDATABASE=filled18.name, PGUSER=SUPERUSER)
+    done = vecbak("backup", "--json", cwd=tmp_path, env=env)
+    assert done.code == 0, done.stderr
+    assert {name: table["row_count"] for name, table in done.json["tables_backed_up"].items()} == {
+        COLLECTION: 1,
+        EMBEDDING: 62,
+    }
+    assert "vecbak.yaml sets nothing" in done.stderr
 
 
 @pytest.mark.parametrize("how", ["passfile", "service", "fields", "environment", "keywords"])
@@ -447,6 +482,14 @@ def test_embedded_server_keeps_its_data_between_runs(tmp_path):
     assert done.code == 0, done.stderr
     assert done.json["tables_backed_up"]["kept"]["row_count"] == 1
     assert not (tmp_path / "pgdata" / "postmaster.pid").exists(), "the server that vecbak started was left running"
+
+
+def test_an_embedded_server_in_a_folder_that_pgserver_cannot_start_in(tmp_path):
+    (tmp_path / "vecbak.yaml").write_text("connection: {embedded: './pg data'}\n")
+    done = vecbak("backup", "--json", cwd=tmp_path)
+    assert done.code == 3
+    assert "letters, digits" in done.stderr
+    assert done.json["errors"]
 
 
 def test_langchain_rows_survive_a_second_generation(filled18, tmp_path):

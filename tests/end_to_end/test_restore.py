@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support.command import environment
 from tests.support.server import Database
 from tests.support.workspace import Workspace
 
@@ -372,6 +374,37 @@ def test_dry_run_touches_nothing_and_names_every_file(truncated: Workspace):
     assert done.code == 0, done.stderr
     assert "sha256sum --check" in done.stdout
     assert all(name in done.stdout for name in truncated.files("*.csv"))
+    assert truncated.database.count(EMBEDDING) == 0
+
+
+@pytest.mark.parametrize("mode", ["error", "skip-existing"])
+def test_the_commands_of_a_dry_run_restore_when_they_are_pasted(truncated: Workspace, mode):
+    """With the collections still there, some embeddings too, and a text that only psql 18 reads."""
+    database = truncated.database
+    assert truncated.run("restore", "latest").code == 0
+    database.execute(f"UPDATE {EMBEDDING} SET document = E'one\\n\\\\.\\nthree' WHERE id = 'doc-3'")
+    before = both(database)
+    assert truncated.run("truncate").code == 0
+    if mode == "skip-existing":
+        assert truncated.run("restore", "latest").code == 0
+        database.execute(f"DELETE FROM {EMBEDDING} WHERE id IN ('doc-3', 'doc-7')")
+    script = truncated.run("restore", "latest", "--mode", mode, "--dry-run").stdout
+    assert script.count("\nROLLBACK;") == 1
+    subprocess.run(["bash", "-c", script], check=True, cwd="/", env=environment(), capture_output=True)
+    assert both(database) != before
+    committed = script.replace("\nROLLBACK;", "\nCOMMIT;")
+    subprocess.run(["bash", "-c", committed], check=True, cwd="/", env=environment(), capture_output=True)
+    assert both(database) == before
+
+
+def test_a_damaged_backup_is_told_in_the_shape_of_a_restore(truncated: Workspace):
+    file = next(truncated.backups.glob(f"{EMBEDDING}_*.csv"))
+    file.write_bytes(file.read_bytes()[:-5])
+    done = truncated.run("restore", "latest", "--json")
+    assert done.code == 5
+    assert done.json["restore_performed"] is False
+    assert done.json["backup_id"] in file.name
+    assert file.name in done.json["errors"][0]
     assert truncated.database.count(EMBEDDING) == 0
 
 

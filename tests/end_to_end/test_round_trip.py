@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import uuid
@@ -113,7 +112,7 @@ def test_from_16_to_18(server16: Server, server18: Server, tmp_path, format):
         )
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small /dev/shm needs root")
+@pytest.mark.needs("root")
 def test_a_small_shared_memory(server_folder: Path, tmp_path):
     """A parallel HNSW build that runs out of /dev/shm, as in a container, is done again by one process."""
     server = Server(server_folder / f"s{uuid.uuid4().hex[:6]}", 18, {"dynamic_shared_memory_type": "posix"})

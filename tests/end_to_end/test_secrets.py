@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from pathlib import Path
 
@@ -78,6 +79,26 @@ def test_password_is_nowhere(filled18, tmp_path, how):
     for path in space.out.rglob("*"):
         if path.is_file():
             assert SUPERUSER_PASSWORD.encode() not in path.read_bytes(), path
+
+
+def test_a_dry_run_says_where_the_password_must_be(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    space.save(
+        connection={
+            "dsn": f"postgresql://{SUPERUSER}@127.0.0.1:{filled18.server.port}/{filled18.name}",
+            "password": SUPERUSER_PASSWORD,
+        }
+    )
+    assert space.run("truncate").code == 0
+    for arguments in (["truncate", "--dry-run"], ["restore", "latest", "--dry-run"]):
+        script = space.run(*arguments).stdout
+        assert SUPERUSER_PASSWORD not in script
+        without = subprocess.run(["bash", "-c", script], check=False, env=environment(), capture_output=True, text=True)
+        assert without.returncode != 0
+        assert "PGPASSWORD: set it to the password that the configuration has" in without.stderr
+        given = environment(PGPASSWORD=SUPERUSER_PASSWORD)
+        pasted = subprocess.run(["bash", "-c", script], check=False, env=given, capture_output=True, text=True)
+        assert pasted.returncode == 0, pasted.stderr
 
 
 def test_password_is_not_in_errors(filled18, tmp_path):

@@ -216,6 +216,7 @@ def test_without_a_proof_nothing_is_truncated(tmp_path, filled18: Database):
     assert "null value" in done.stderr
     assert filled18.count(EMBEDDING) == 62
     assert workspace.files("*.json") == []
+    assert workspace.run("backup").code == 0, "a backup alone needs no proof"
 
 
 def test_a_password_on_the_command_line_is_refused(plain: Workspace):

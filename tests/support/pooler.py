@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.needs import program
 from tests.support.server import SUPERUSER, SYSTEM_USER, Server, free_port
 
 
 @contextlib.contextmanager
 def pgbouncer(server: Server, folder: Path, mode: str) -> Iterator[int]:
     """Run it on loopback in a pool mode; gives its port."""
-    program = shutil.which("pgbouncer") or "/usr/sbin/pgbouncer"
+    found = program("pgbouncer")
+    assert found, "the test says that it needs pgbouncer"
     port = free_port()
     folder.mkdir()
     config = folder / "pgbouncer.ini"
@@ -27,7 +28,7 @@ def pgbouncer(server: Server, folder: Path, mode: str) -> Iterator[int]:
     )
     user = SYSTEM_USER if os.geteuid() == 0 else None
     process = subprocess.Popen(
-        [program, "-q", config], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user
+        [found, "-q", config], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, user=user
     )  # fmt: skip
     try:
         _wait_for(port, process)

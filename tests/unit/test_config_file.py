@@ -40,14 +40,9 @@ def reason(path: Path, text: str | bytes, **environment: str) -> str:
 # the document
 
 
-@pytest.mark.parametrize("text", ["", " \n\t \n", "\ufeff", "\ufeff \n"])
-def test_an_empty_file_is_an_error(path, text):
-    error = refusal(path, text)
-    assert "the file is empty" in error.message
-    assert "{}" in error.hint
-
-
-@pytest.mark.parametrize("text", ["{}", "# only comments\n", "---\n", "null", "\ufeff{}"])
+@pytest.mark.parametrize(
+    "text", ["", "\n", " \n  \n", "\ufeff", "\ufeff \n", "{}", "# only comments\n", "---\n", "null", "\ufeff{}"]
+)
 def test_every_default_can_be_meant(path, text):
     assert load(path, text) == Config()
 
@@ -168,12 +163,25 @@ def test_no_permission_says_so(path):
         ("connection: {pasword: x}", "connection.pasword: unknown key; did you mean `password`?"),
         ("zzz: 1", "zzz: unknown key"),
         ("backup: {jobs: many}", "backup.jobs: expected `int`, got `str`"),
+        ("backup: {format: xml}", "backup.format: invalid value 'xml'; it is one of csv, binary, pg_dump"),
+        (
+            "connection: {sslmode: on}",
+            "connection.sslmode: expected `str | null`, got `bool`",
+        ),
+        (
+            "connection: {sslmode: always}",
+            "connection.sslmode: invalid value 'always'; it is one of disable, allow, prefer, require, verify-ca, verify-full",
+        ),
         ("backup: {jobs: 1.5}", "backup.jobs: expected `int`, got `float`"),
         ("backup: {jobs: 0}", "backup.jobs: expected `int` >= 1"),
         ("backup: [1]", "backup: expected `object`, got `array`"),
         ("vector_tables: {supported_tables: a}", "vector_tables.supported_tables: expected `array`, got `str`"),
         ("vector_tables: {supported_tables: [1]}", "vector_tables.supported_tables[0]: expected `str`, got `int`"),
-        ("backup: {format: xml}", "backup.format: "),
+        ("backup: {format: xml}", "backup.format: expected one of csv, binary, pg_dump"),
+        ("backup: {compression: brotli}", "backup.compression: expected one of none, zstd, lz4, gzip"),
+        ("connection: {sslmode: maybe}", "connection.sslmode: expected one of disable, allow, prefer, require, verify-ca"),
+        ("backup:\n\tjobs: 2", r"line 2, column 1: not valid YAML: found character '\t' that cannot start any token"),
+        ("1: 2", "a key is no text; put it into quotes"),
         ("timeouts: {lock_seconds: soon}", "timeouts.lock_seconds: expected `float`, got `str`"),
         ("vector_tables: {supported_tables: [a], truncate_tables: [b]}", "vector_tables: `truncate_tables` names b, which is not"),
         ("vector_tables: {supported_tables: [a]}", "vector_tables: `truncate_tables` names langchain_pg_embedding, which is not"),

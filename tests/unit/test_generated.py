@@ -50,6 +50,13 @@ def test_every_command_has_an_example_of_itself(name):
     assert f"vecbak {name}" in help_text.partition("Example:")[2]
 
 
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_the_overview_says_whole_sentences(name):
+    """On a terminal of 80 columns click cuts what is longer."""
+    widest = max(map(len, cli.commands))
+    assert not cli.commands[name].get_short_help_str(limit=80 - widest - 6).endswith("...")
+
+
 def test_every_exit_code_is_documented():
     section = README.partition("## Exit codes")[2].partition("\n## ")[0]
     assert [code for code in ExitCode if f"| {code.value} |" not in section] == []

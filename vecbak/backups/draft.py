@@ -42,8 +42,10 @@ class DraftFile:
         """Append to it, and to its checksum: what is hashed is what was received, whatever becomes of the file.
 
         Raises:
+            FileDamaged: somebody else wrote into it, or cut it.
             OSError: the disk.
         """
+        self._check_size()
         self._digest.update(chunk)
         self._size += len(chunk)
         try:
@@ -54,12 +56,22 @@ class DraftFile:
             raise
 
     def end(self) -> None:
-        """Nothing more is written through `write`."""
+        """Nothing more is written through `write`.
+
+        Raises:
+            FileDamaged: somebody else wrote into it, or cut it.
+        """
+        self._check_size()
         now = time.time_ns()
         with contextlib.suppress(OSError):
             # finer than the kernel's own file times: whoever writes from here on leaves another
             os.utime(self.descriptor, ns=(now, now))
         self._written = Identity.of(os.fstat(self.descriptor))
+
+    def _check_size(self) -> None:
+        # our next write would hide it: a file that was cut gets zeros where its rows were
+        if os.fstat(self.descriptor).st_size != self._size:
+            raise FileDamaged(f"{self.path.name} was changed by somebody else while it was written")
 
     def summary(self) -> tuple[int, str, Identity]:
         """Size, SHA-256, and what stat said when they were true: of what was written, or by reading what a program wrote."""

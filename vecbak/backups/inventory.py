@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,13 @@ def find_backup(text: str, folders: Sequence[Path]) -> FoundBackup:
         for path, reason in inventory.unreadable:
             if _id_of(path) == text:
                 raise DamagedManifest(f"the backup {text} cannot be used: {reason}")
+        for pair in inventory.pairs:
+            if pair.backup_id == text:
+                files = shlex.join([str(pair.collection), str(pair.embedding)])
+                raise UsageError(
+                    f"{text} is no backup of vecbak: two files without a manifest",
+                    f"A hand-written exporter left them; restore them with: vecbak restore --csv-pair {files}",
+                )
         raise UsageError(f"there is no backup {text!r}", _where(folders))
     if len(matches) > 1:
         paths = "\n".join(str(found.path) for found in matches)

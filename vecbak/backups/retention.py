@@ -1,7 +1,7 @@
 """Which backups of a folder are kept: restic's rules, as a pure function.
 
-A backup is kept if any rule keeps it (https://restic.readthedocs.io/en/stable/060_forget.html). Time is UTC, as in the
-manifest. Only good backups count. Two are kept whatever the rules say: the last good one, and one that a TRUNCATE made
+A backup is kept if any rule keeps it (https://restic.readthedocs.io/en/stable/060_forget.html); the oldest one is not kept
+beside those, as restic does since 0.17 while a rule has days to spare. Time is UTC, as in the manifest. Only good backups count. Two are kept whatever the rules say: the last good one, and one that a TRUNCATE made
 the only copy of its rows.
 """
 

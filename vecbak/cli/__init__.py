@@ -12,6 +12,7 @@ import click
 from vecbak import __version__, interrupts
 from vecbak.cli import backup, completion, demo, doctor, looking, pipeline, prune, restore, serve, verify
 from vecbak.cli.boundary import Boundary, Settings
+from vecbak.report import write_on_any_terminal
 
 
 @click.group(cls=Boundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -41,5 +42,6 @@ for _module in (looking, doctor, backup, verify, restore, prune, pipeline, serve
 
 def main() -> NoReturn:
     """The `vecbak` command."""
+    write_on_any_terminal()
     cli(prog_name="vecbak")
     raise SystemExit(0)

@@ -23,7 +23,7 @@ _prune = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Back up the tables; with --truncate, then empty some of them.")
 @click.option("--truncate", is_flag=True, help="Empty truncate_tables when the backup is proved.")
 @_collections
 @click.option("--where", metavar="SQL", help="Only the rows of truncate_tables for which this holds; never truncates.")
@@ -48,7 +48,7 @@ def backup(settings: Settings, /, truncate: bool, **given: Any) -> None:
     _run(settings, truncate=truncate, **given)
 
 
-@click.command()
+@click.command(short_help="Back up, verify, and only then empty truncate_tables.")
 @_collections
 @_prune
 @options("config", "task_id", "output_dir", "dry_run", "json", "yes")
@@ -84,7 +84,6 @@ def _run(
     from vecbak import report
     from vecbak.operations.backup import back_up
     from vecbak.operations.collections import extent_of
-    from vecbak.operations.dry_run import planned_commands
     from vecbak.operations.preview import preview
 
     settings.json = as_json
@@ -92,6 +91,8 @@ def _run(
     extent = extent_of(collections, where, loaded.config)
     with open_job(settings, loaded, task_id, output_dir, as_json=as_json) as job:
         if dry_run:
+            from vecbak.operations.dry_run import planned_commands
+
             report.show_commands(planned_commands(job, truncate=truncate, extent=extent), as_json=as_json)
             return
         if truncate and not yes and report.is_interactive() and not report.ask_to_truncate(preview(job, extent)):

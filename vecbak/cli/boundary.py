@@ -6,25 +6,32 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from vecbak import interrupts
-from vecbak.errors import ExitCode, Interrupted, VecbakError
+from vecbak.errors import ExitCode, Interrupted, UsageError, VecbakError
 
 if TYPE_CHECKING:
     from vecbak.logbook import LogBook
 
 
 class Settings:
-    """The options that every command shares, and the log."""
+    """The options that every command shares, and the log.
+
+    Attributes:
+        nothing_done: the document, in the command's own shape, of a run that ended before it had one; given the reason.
+    """
 
     def __init__(self) -> None:
         self.verbosity = 0
         self.log: LogBook | None = None
         self.json = False
+        self.nothing_done: Callable[[str], Any] = _nothing_done
 
     def start_log(self, *, as_json: bool) -> LogBook:
         """From here on log lines go to standard error."""
@@ -42,9 +49,20 @@ class Settings:
 class Boundary(click.Group):
     """Turns every way to fail into its message and its exit code; nothing leaves it as a traceback."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options that stand before the command."""
+        # a command line that cannot be understood does not tell either whether JSON is wanted
+        ctx.ensure_object(Settings).json = "--json" in takewhile(lambda word: word != "--", args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            _show_failure(ctx.obj, _misused(error))
+            ctx.exit(int(ExitCode.USAGE))
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command inside the error boundary."""
-        ctx.ensure_object(Settings)
         try:
             result = super().invoke(ctx)
         except VecbakError as error:
@@ -53,6 +71,11 @@ class Boundary(click.Group):
         except Interrupted as interrupt:
             _show_interrupt(ctx.obj, interrupt)
             ctx.exit(128 + interrupt.signum)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            _show_failure(ctx.obj, _misused(error))
+            ctx.exit(int(ExitCode.USAGE))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except BrokenPipeError:
@@ -71,7 +94,7 @@ def _show_failure(settings: Settings, error: VecbakError) -> None:
     from vecbak import report
 
     if settings.json:
-        report.show_document(_failure_document(error.result, error.message))
+        report.show_document(_failure_document(settings, error.result, error.message))
     if settings.log:
         settings.log.record_failure(error)
     report.show_error(error, settings.mask)
@@ -80,7 +103,7 @@ def _show_failure(settings: Settings, error: VecbakError) -> None:
 def _show_interrupt(settings: Settings, interrupt: Interrupted) -> None:
     from vecbak import report
 
-    document = _failure_document(interrupt.result, f"interrupted by {interrupt}")
+    document = _failure_document(settings, interrupt.result, f"interrupted by {interrupt}")
     if settings.json:
         report.show_document(document)
     text = f"Interrupted by {interrupt}: {_what_stands(document)}."
@@ -101,10 +124,24 @@ def _what_stands(document: dict[str, Any]) -> str:
     return f"cleaned up, and nothing was truncated{kept}"
 
 
-def _failure_document(result: object, message: str) -> dict[str, Any]:
+def _failure_document(settings: Settings, result: object, message: str) -> dict[str, Any]:
+    """The result so far, unless it is that of a step which the command does not hand out by itself."""
+    nothing = settings.nothing_done(message)
+    told = result if settings.nothing_done is _nothing_done or isinstance(result, type(nothing)) else None
+    document: dict[str, Any] = (told if hasattr(told, "to_dict") else nothing).to_dict()
+    return document
+
+
+def _nothing_done(message: str) -> Any:
     from vecbak.results import Result
 
-    return result.to_dict() if hasattr(result, "to_dict") else Result(errors=(message,)).to_dict()
+    return Result(errors=(message,))
+
+
+def _misused(error: click.UsageError) -> UsageError:
+    usage = " ".join(error.ctx.get_usage().split()) if error.ctx else "Usage: vecbak"
+    path = error.ctx.command_path if error.ctx else "vecbak"
+    return UsageError(error.format_message().rstrip("."), f"{usage}; `{path} --help` tells more.")
 
 
 def _bug(settings: Settings, error: Exception) -> VecbakError:

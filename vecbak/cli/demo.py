@@ -9,7 +9,7 @@ import click
 from vecbak.cli.boundary import Settings
 
 
-@click.command()
+@click.command(short_help="Show the main job on an embedded PostgreSQL.")
 @click.option("--directory", metavar="DIR", help="Where to work [default: a temporary folder, removed at the end].")
 @click.option(
     "--documents", default=3000, show_default=True, type=click.IntRange(10, 1_000_000), help="Sample documents."

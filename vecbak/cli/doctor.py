@@ -11,7 +11,7 @@ from vecbak.cli.options import backup_folders, load, open_job, options
 from vecbak.errors import UsageError
 
 
-@click.command()
+@click.command(short_help="Check everything that a run needs; say how to mend it.")
 @options("config", "task_id", "output_dir", "json")
 @click.pass_context
 def doctor(ctx: click.Context, config: str | None, task_id: str | None, output_dir: str | None, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from vecbak.cli.boundary import Settings
 from vecbak.cli.options import backup_folders, find, load_or_defaults, open_local_job, options
 
 
-@click.command()
+@click.command(short_help="Write a commented starter config.")
 @click.option(
     "--discover", is_flag=True, help="Connect, and name every table that holds vectors, with rows and dimensions."
 )
@@ -35,9 +35,7 @@ def init(settings: Settings, discover: bool, dsn: str | None, config: str | None
         raise click.UsageError("--dsn needs --discover")
     path = Path(config or os.environ.get("VECBAK_CONFIG") or "vecbak.yaml").expanduser()
     write_starter(path, _discovered(settings, path, dsn) if discover else starter_text())
-    report.show_text(
-        f"Wrote {path}. Every key is optional; say where the database is, then try `vecbak backup --dry-run`."
-    )
+    report.show_text(f"Wrote {path}. Every key is optional; say where the database is, then try `vecbak doctor`.")
 
 
 def _discovered(settings: Settings, path: Path, dsn: str | None) -> str:

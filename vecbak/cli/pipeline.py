@@ -51,7 +51,10 @@ def _check(managing: bool, on_failure: OnFailure, collections: tuple[str, ...]) 
         raise click.UsageError("--collection needs --backup-vector-tables or --truncate-vector-tables")
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    short_help="Manage the vectors, then run a command.",
+)
 @_vector_options
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop the command then."
@@ -91,6 +94,7 @@ def run(
     from vecbak.operations.workflow import task_environment
     from vecbak.postgres.runner import ProgramTimeout
 
+    settings.json = False  # a --json here is the command's
     _check(backup_vector_tables or truncate_vector_tables, on_failure, collections)
     check_command(command)
     loaded_config = load(config)
@@ -113,7 +117,7 @@ def run(
     click.get_current_context().exit(loaded.exit_code)
 
 
-@click.command()
+@click.command(short_help="Run the config's steps; manage the vectors before the load.")
 @_vector_options
 @click.option(
     "--skip-training-load", is_flag=True, help="Do all but training_load; the vectors are managed all the same."

@@ -9,7 +9,7 @@ from vecbak.cli.options import backup_folders, load, options
 from vecbak.errors import BackupFailed, Declined
 
 
-@click.command()
+@click.command(short_help="Remove old backups, by the config's retention.")
 @options("config", "output_dir", "in_task")
 @click.option("--dry-run", is_flag=True, help="Show what would be kept and removed, and why; remove nothing.")
 @options("json", "yes")
@@ -38,8 +38,10 @@ def prune(
     """
     from vecbak import report
     from vecbak.operations import prune as pruning
+    from vecbak.results import PruneResult
 
     settings.start_log(as_json=as_json)
+    settings.nothing_done = lambda message: PruneResult(dry_run=dry_run, errors=(message,))
     loaded = load(config)
     planned = pruning.plan(backup_folders(loaded, task_id, output_dir), loaded.config.retention)
     result = planned.preview()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from vecbak.operations.restore import RestoreOptions
     from vecbak.operations.targets import Mode, Source
     from vecbak.postgres.names import TableName
+    from vecbak.results import RestoreResult
 
 
-@click.command()
+@click.command(short_help="Restore a backup: all of it, or nothing.")
 @click.argument("backup", metavar="BACKUP", required=False)
 @click.option(
     "--mode",
@@ -119,6 +121,7 @@ def _run(
     from vecbak.operations.restore import restore as run_restore
 
     settings.json = as_json
+    settings.nothing_done = partial(_nothing_done, mode, None)
     loaded = load(config)
     names, schema = _parse(tables), _schema(into_schema)
     options = RestoreOptions(
@@ -131,6 +134,7 @@ def _run(
     )
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(reading_backup(backup, loaded, task_id, output_dir)) if backup is not None else None
+        settings.nothing_done = partial(_nothing_done, mode, found)
         folder: str | Path | None = output_dir
         if output_dir is None and task_id is None:
             folder = folder_of_backup(found.path if found else Path((csv_pair or ("", ""))[1]).absolute(), loaded)
@@ -151,6 +155,13 @@ def _run(
         report.show_document(result.to_dict())
     elif settings.verbosity >= 0:
         report.show_restored(result)
+
+
+def _nothing_done(mode: Mode, found: FoundBackup | None, message: str) -> RestoreResult:
+    from vecbak.results import RestoreResult
+
+    backup_id, manifest = (found.manifest.backup_id, str(found.path)) if found else (None, None)
+    return RestoreResult(backup_id=backup_id, manifest=manifest, mode=mode, errors=(message,))
 
 
 def _source(job: Job, found: FoundBackup, names: Sequence[TableName], schema: str | None) -> Source:
@@ -206,8 +217,11 @@ def _schema(text: str | None) -> str | None:
         return None
     try:
         name = parse_table_name(text)
-    except ValueError as error:
-        raise UsageError(f"--into-schema: {error}", "Name a schema, in double quotes if its name is odd.") from None
+    except ValueError:
+        raise UsageError(
+            f"--into-schema: {text!r} is no schema's name",
+            "Put an odd name into double quotes, and those into single ones for the shell: '\"My Schema\"'.",
+        ) from None
     if name.schema is not None:
         raise UsageError("--into-schema names one schema, without a dot", "Put an odd name into double quotes.")
     return name.name

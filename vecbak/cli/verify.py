@@ -9,7 +9,7 @@ from vecbak.cli.boundary import Settings
 from vecbak.cli.options import load_or_defaults, open_local_job, options, reading_backup
 
 
-@click.command()
+@click.command(short_help="Read every file of a backup again; or prove it.")
 @click.argument("backup", metavar="BACKUP")
 @click.option("--restore", is_flag=True, help="Prove it: restore it on a throw-away server and compare byte for byte.")
 @click.option("--on", "on", metavar="DSN", help="With --restore: in a scratch schema of this database instead.")
@@ -38,7 +38,9 @@ def verify(
     from vecbak.operations.prove import file_reader, prove_found
     from vecbak.operations.verify import verify as verify_files
     from vecbak.postgres.connection import endpoint_from_dsn
+    from vecbak.results import VerifyResult
 
+    settings.nothing_done = lambda message: VerifyResult(errors=(message,))
     if on is not None and not restore:
         raise click.UsageError("--on needs --restore")
     loaded = load_or_defaults(config)

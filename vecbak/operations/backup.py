@@ -24,13 +24,12 @@ from vecbak.errors import (
     reason_of,
     telling,
 )
-from vecbak.operations import preflight
+from vecbak.operations import preflight, provable
 from vecbak.operations.around import surround
 from vecbak.operations.copying import explain
 from vecbak.operations.extent import Extent, Whole
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
-from vecbak.operations.prove import prove
 from vecbak.operations.saving import Locked, Saving, count_and_find_room
 from vecbak.operations.truncate import commit_truncate
 from vecbak.postgres.catalog import Table
@@ -160,8 +159,8 @@ class BackupRun:
         chosen = extent.choose(guard, found, {labels[name] for name in emptied})
         for warning in extent.check(facts, chosen, config):
             log.warning(warning)
-        if chosen.emptied and config.backup.verify_before_truncate == "restore":
-            preflight.check_provable(chosen.tables.values())
+        if chosen.emptied and provable.wanted(config):
+            provable.check_provable(chosen.tables.values())
         dump = pg_dump_installation(self.job.installations, guard.server_major)
         counts = count_and_find_room(self.job, guard, dump, chosen.tables)
         reach("checked")
@@ -186,7 +185,7 @@ class BackupRun:
         with saving.draft() as draft:
             verified = saving.save(draft)
             tables = {label: table for label, table in locked.tables.items() if label in locked.emptied}
-            if tables and self.job.config.backup.verify_before_truncate == "restore":
+            if tables and provable.wanted(self.job.config):
                 verified = self._prove(saving, draft, verified)
             saving.write_log(saving.section() + ("" if self.truncate else self._truncate_section(locked)))
             reach("logged")
@@ -199,6 +198,8 @@ class BackupRun:
                     raise
 
     def _prove(self, saving: Saving, draft: Draft, verified: VerifiedBackup) -> VerifiedBackup:
+        from vecbak.operations.prove import prove  # as much to import as the rest of a backup, and rarely wanted
+
         try:
             proof = prove(self.job, verified.manifest, draft.folder)
             return verified.amended(self._amend(draft, manifests.with_proof(verified.manifest, proof)))

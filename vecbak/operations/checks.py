@@ -199,7 +199,7 @@ def judge_last_backup(findings: Findings, newest: FoundBackup | None, now: datet
     item = newest.manifest
     age = humanize.naturaldelta(now - item.created_at.astimezone(UTC))
     emptied = f", then truncated {', '.join(item.truncated.rows_removed)}" if item.truncated else ", nothing truncated"
-    proven = ", proven restorable" if item.proven_restorable else ""
+    proven = ", proven restorable" if item.proven_restorable else ", not proven by a restore"
     message = f"{item.backup_id}, {age} ago, {item.rows:,} rows{emptied}{proven} ({newest.path.parent})"
     if problem := damage(newest):
         findings.warn(name, f"{message}; it is damaged: {problem}", "Do not count on it: run `vecbak backup`.")

@@ -160,7 +160,7 @@ class CopyCrew:
                 counted = session.count(task.table, timeout=self._count_seconds)
             reach("copying")
             written = self._exporter.export(session, task, target)
-        except (VecbakError, OSError) as error:
+        except (VecbakError, FileDamaged, OSError) as error:
             self._tally.fail(task.label)
             self._failed.append(Copied(task, counted, 0, began, time.monotonic(), None, explain(error)))
             return None

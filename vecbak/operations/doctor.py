@@ -18,7 +18,7 @@ import msgspec
 from vecbak.backups.inventory import take_inventory
 from vecbak.config import Backup, LoadedConfig
 from vecbak.errors import ConnectionFailed, Refused, UsageError, VecbakError
-from vecbak.operations import checks, preflight
+from vecbak.operations import checks, preflight, provable
 from vecbak.operations.checks import Examination, Findings
 from vecbak.operations.collections import find_pair
 from vecbak.operations.hooks import program_path
@@ -161,6 +161,7 @@ class _Server:
             self._look_at_table(table, label)
         self._look_at_truncate()
         self._look_at_collections()
+        self._look_at_proof()
         self._look_at_format()
         self._look_at_disk()
 
@@ -240,8 +241,6 @@ class _Server:
                 facts.tables[0], oids, facts.server.user, allow_replicated_truncate=allowed
             )
             found = [*preflight.standby_problems(facts.server), *problems]
-            if config.backup.verify_before_truncate == "restore":
-                found += preflight.proof_problems(facts.tables)
             self._findings.judge(f"truncate {config.vector_tables.labels()[name]}", found, "may be truncated")
 
     def _look_at_collections(self) -> None:
@@ -250,6 +249,21 @@ class _Server:
         if pair := find_pair(tables):
             for doubt, hint in checks.collection_doubts(tables[pair.embeddings]):
                 self._findings.warn(f"table {pair.embeddings}", doubt, hint)
+
+    def _look_at_proof(self) -> None:
+        if not provable.wanted(self._job.config) or not self._job.config.vector_tables.truncate_tables:
+            return
+        tables = [facts.tables[0] for facts in self._tables.values()]
+        try:
+            with self._transaction() as guard:
+                problems = list(provable.proof_problems(tables))
+                major = provable.nearest_major(guard.facts([]).server.version)
+        except VecbakError as error:
+            self._findings.fail("proof", error)
+            return
+        message = f"TRUNCATE waits until the backup was restored on an embedded PostgreSQL {major}"
+        if self._findings.judge("proof", problems, message) and (doubt := provable.room_for_proof(tables)):
+            self._findings.warn("proof", doubt, "Point TMPDIR at a larger disk.")
 
     def _look_at_format(self) -> None:
         tables = [facts.tables[0] for facts in self._tables.values()]

@@ -6,19 +6,24 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
+
 from vecbak.backups.formats import compressor_of
 from vecbak.backups.manifest import Manifest
+from vecbak.operations import targets
 from vecbak.operations.collection_restore import only_the_pair, scope_of
+from vecbak.operations.dry_run import needed_secrets
 from vecbak.operations.job import Job
 from vecbak.operations.loading import LOAD_OPTIONS
 from vecbak.operations.preview import preview_of
 from vecbak.operations.reading import decompress
 from vecbak.operations.restore import RestoreOptions
-from vecbak.operations.targets import REBUILT_METHODS, Mode, Source, SourceTable
-from vecbak.postgres import queries
+from vecbak.operations.targets import REBUILT_METHODS, Mode, Source, SourceTable, Way
+from vecbak.postgres import queries, restore_queries
+from vecbak.postgres.catalog import Table
 from vecbak.postgres.definitions import create_index
 from vecbak.postgres.names import quote_identifier, quote_literal
-from vecbak.postgres.programs import psql_command
+from vecbak.postgres.programs import Installation, psql_command
 from vecbak.postgres.protection import disable, enable
 
 # what stands between COPY … FROM stdin; and \. in what pg_restore prints
@@ -26,7 +31,7 @@ _ROWS_OF_A_DUMP = r"sed -e '1,/^COPY .* FROM stdin;$/d' -e '/^\\\.$/,$d'"
 
 
 def planned_restore(job: Job, source: Source, manifest: Manifest | None, options: RestoreOptions) -> list[str]:
-    """Two shell commands: check the files; the guard's session.
+    """Shell commands: check the files; the guard's session.
 
     Raises:
         ConnectionFailed: no connection or no login.
@@ -34,12 +39,27 @@ def planned_restore(job: Job, source: Source, manifest: Manifest | None, options
     scope = scope_of(source, manifest, options.collections)
     source = only_the_pair(source) if scope else source
     there = preview_of(job, {table.label: table.target for table in source.tables})
+    rows = {table.name: table.rows for table in there.tables}
+    kept = {table.label for table in source.tables if targets.is_kept(table, job.config.vector_tables)}
     work = (
         _collection_lines(source, manifest, scope.names, options.mode)
         if scope
-        else [*_emptying(source, options), *(line for table in source.tables for line in _table_lines(table, manifest))]
+        else [
+            *_emptying(source, options),
+            *(
+                line
+                for number, table in enumerate(source.tables)
+                for line in _table_lines(
+                    table,
+                    manifest,
+                    f"vecbak_rows_{number}",
+                    rows_before=0 if options.mode == "replace" else rows.get(table.label, 0),
+                    way=targets.way_of_loading(options.mode, rows.get(table.label, 0), kept=table.label in kept),
+                )
+            ),
+        ]
     )
-    psql = psql_command(job.installations[0], job.endpoint.conninfo)
+    psql = psql_command(_installation(job, source), job.endpoint.conninfo)
     lines = [
         queries.begin(
             there.server_version,
@@ -54,7 +74,7 @@ def planned_restore(job: Job, source: Source, manifest: Manifest | None, options
         "ROLLBACK; -- COMMIT; when you have looked at the counts above",
     ]
     session = f"{shlex.join(psql)} <<'VECBAK'\n" + "\n".join(lines) + "\nVECBAK"
-    return [*_checks(source, manifest), session]
+    return [*needed_secrets(job.endpoint), *_checks(source, manifest), session]
 
 
 def _checks(source: Source, manifest: Manifest | None) -> list[str]:
@@ -113,25 +133,52 @@ def _copy_lines(table: SourceTable, target: str, manifest: Manifest | None) -> I
         yield f"\\copy {target} ({_columns(table)}) from {origin} with ({options}){note}"
 
 
-def _table_lines(table: SourceTable, manifest: Manifest | None) -> Iterator[str]:
+def _table_lines(
+    table: SourceTable, manifest: Manifest | None, scratch: str, *, rows_before: int, way: Way
+) -> Iterator[str]:
+    """Drop the vector indexes, load, build them again: as much of it as the rows that stand there leave to do."""
+    if table.definition is None or (way != "load" and rows_before == 0):
+        way = "load"
+    schema = table.target.schema
     indexes = [
         index
         for index in (table.definition.indexes if table.definition else ())
-        if index.method in REBUILT_METHODS and index.constraint is None
+        if index.method in REBUILT_METHODS and index.constraint is None and table.rows > rows_before
     ]
-    schema = table.target.schema
     for index in indexes:
         yield f"DROP INDEX IF EXISTS {f'{quote_identifier(schema)}.' if schema else ''}{quote_identifier(index.name)};"
     reactions = table.definition.reactions if table.definition and not _goes_elsewhere(table) else ()
     acting = [item for item in reactions if item.would_act]
     yield from disable(acting)
-    yield from _copy_lines(table, table.target.sql, manifest)
+    if table.definition and way != "load":
+        yield from _merge_lines(table, table.definition, manifest, scratch, way)
+    else:
+        yield from _copy_lines(table, table.target.sql, manifest)
     yield from enable(acting)
     if table.definition:
         for index in indexes:
             yield from create_index(table.definition, index, schema or table.definition.schema, ())
     yield f"ANALYZE {table.target.sql};"
-    yield f"SELECT '{table.label}' AS table, count(*), {table.rows} AS in_the_backup FROM {table.target.sql};"
+    yield f"SELECT {quote_literal(table.label)} AS table, count(*), {table.rows} AS in_the_backup FROM {table.target.sql};"
+
+
+def _merge_lines(
+    table: SourceTable, definition: Table, manifest: Manifest | None, scratch: str, way: Way
+) -> Iterator[str]:
+    there = msgspec.structs.replace(definition, schema=table.target.schema or definition.schema)
+    yield restore_queries.scratch_table(scratch, there, table.columns)
+    scratch = f"pg_temp.{scratch}"
+    yield from _copy_lines(table, scratch, manifest)
+    if way == "merge" and there.primary_key:
+        yield "-- vecbak goes on only if the count is 0:"
+        yield restore_queries.conflicts(scratch, there, table.columns).strip()
+    yield restore_queries.insert_missing(scratch, there, table.columns, skip_conflicts=way == "skip")
+
+
+def _installation(job: Job, source: Source) -> Installation:
+    """What the run would take: an older psql cannot read every CSV."""
+    fitting = [item for item in job.installations if item.major >= (18 if source.needs_psql_18 else 0)]
+    return (fitting or list(job.installations))[0]
 
 
 def _goes_elsewhere(table: SourceTable) -> bool:

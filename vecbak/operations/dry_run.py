@@ -18,6 +18,7 @@ from vecbak.operations.parts import Part, cut
 from vecbak.operations.preview import read_chosen
 from vecbak.postgres import collection_queries, queries
 from vecbak.postgres.catalog import Table
+from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.names import TableName
 from vecbak.postgres.programs import (
     Installation,
@@ -30,7 +31,7 @@ from vecbak.postgres.programs import (
 
 
 def planned_commands(job: Job, *, truncate: bool, extent: Extent) -> list[str]:
-    """Two shell commands: make the folder; the guard's session, inside which workers and pg_dump run.
+    """Shell commands: make the folder; the guard's session, inside which workers and pg_dump run.
 
     Raises:
         ConnectionFailed: no connection or no login.
@@ -52,9 +53,17 @@ def planned_commands(job: Job, *, truncate: bool, extent: Extent) -> list[str]:
         "ROLLBACK;",
     ]
     return [
+        *needed_secrets(job.endpoint),
         f"mkdir -p -m 700 {folder} && cd {folder}",
         f"{shlex.join(psql)} <<'VECBAK'\n" + "\n".join(lines) + "\nVECBAK",
     ]
+
+
+def needed_secrets(endpoint: Endpoint) -> list[str]:
+    """What must be in the environment before commands are pasted: the password of the config, which is not shown."""
+    if endpoint.password is None:
+        return []
+    return ['export PGPASSWORD="${PGPASSWORD:?set it to the password that the configuration has}"']
 
 
 def _locking(job: Job, extent: Extent, chosen: Chosen, emptied: set[TableName], version: int) -> list[str]:

@@ -19,6 +19,7 @@ from vecbak.operations.parts import Part
 from vecbak.postgres import queries
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.connection import Endpoint
+from vecbak.postgres.process import widen_pipe
 from vecbak.postgres.programs import Installation, data_dump_command, dump_compresses, restore_list_command
 from vecbak.postgres.runner import Completed, Runner
 from vecbak.postgres.worker import Worker
@@ -107,6 +108,7 @@ def compressing(
     """
     deadline = time.monotonic() + seconds
     process = runner.start([compressor.program, *compressor.compress], output=file.descriptor)
+    widen_pipe(process.stdin)
 
     def failed(what: str) -> BackupFailed:
         process.exchange(b"", time.monotonic() + LAST_WORDS_SECONDS)

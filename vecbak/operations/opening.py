@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 from vecbak.backups.inventory import search_folders
-from vecbak.config import LoadedConfig
+from vecbak.config import Config, LoadedConfig
 from vecbak.errors import UsageError
 from vecbak.operations.job import Job
 from vecbak.postgres.connection import Endpoint, endpoint_from_config
 from vecbak.postgres.programs import find_installations
 from vecbak.postgres.runner import LocalRunner
 from vecbak.progress import NoProgress, Progress
+
+log = logging.getLogger(__name__)
 
 TASK_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -117,6 +120,8 @@ def open_job(
     """
     task = check_task_id(task_id) if task_id is not None else new_task_id()
     folder = task_folder(loaded, task, output_dir)
+    if loaded.config == Config():  # a file emptied by accident must not pass in silence
+        log.info("%s sets nothing: LangChain's tables, and libpq's own environment", loaded.path)
     with contextlib.ExitStack() as stack:
         endpoint = stack.enter_context(open_endpoint(loaded))
         runner = LocalRunner(endpoint.secrets)

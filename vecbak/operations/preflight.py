@@ -19,7 +19,6 @@ from vecbak.operations.job import Job
 from vecbak.postgres.catalog import Facts, Server, Table
 from vecbak.postgres.names import has_control_characters
 from vecbak.postgres.programs import Installation
-from vecbak.postgres.type_definitions import is_made_here
 from vecbak.results import human_size
 
 _KINDS = {
@@ -237,36 +236,6 @@ def format_problems(job: Job, tables: Sequence[Table], dump_installation: Instal
             f"the program {compressor.program} was not found, and backup.compression asks for it",
             f"Install it (Debian: apt-get install {compressor.program}), or set backup.compression to none.",
         )
-
-
-def check_provable(tables: Iterable[Table]) -> None:
-    """Refuse what the embedded server could not prove, before a byte is written.
-
-    Raises:
-        Refused: names the type that stands in the way.
-    """
-    _raise_first(proof_problems(tables))
-
-
-def proof_problems(tables: Iterable[Table], *, elsewhere: bool = False) -> Iterator[Refused]:
-    """Why a backup of these tables could not be proven restorable.
-
-    Args:
-        elsewhere: on a server that the user named, which may have extensions of its own; else on the embedded one.
-    """
-    for table in tables:
-        for item in table.types:
-            if is_made_here(item) or (elsewhere and item.extension):
-                continue
-            origin = f"of the extension {item.extension}" if item.extension else "not an enum, domain or composite type"
-            yield Refused(
-                f"{table.name} has the type {item.sql} ({origin}), which a throw-away server cannot have",
-                "Prove it on a server that has it: `vecbak verify BACKUP --restore --on DSN`; for that, leave"
-                " backup.verify_before_truncate at checksum."
-                if item.extension
-                else "Set backup.verify_before_truncate to checksum, and try a restore into another schema of the database"
-                " (--into-schema NAME --create).",
-            )
 
 
 def _binary_problems(tables: Sequence[Table]) -> Iterator[Refused]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import re
 import tempfile
 import time
 import uuid
@@ -25,11 +24,12 @@ from vecbak.backups.files import FileDamaged
 from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.manifest import Manifest, Proof, TableEntry
 from vecbak.errors import BackupFailed, ConnectionFailed, VecbakError
-from vecbak.operations import preflight
+from vecbak.operations import provable
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
 from vecbak.operations.loading import Different, backup_file, compare, load
 from vecbak.operations.locking import begin
+from vecbak.operations.provable import nearest_major
 from vecbak.operations.reading import FileReader, pg_restore_for
 from vecbak.postgres import restore_queries
 from vecbak.postgres.catalog import Column, Server, Table
@@ -43,8 +43,6 @@ from vecbak.postgres.type_definitions import bare_types, create_type, renamed, t
 from vecbak.results import VerifyResult
 
 log = logging.getLogger(__name__)
-
-EMBEDDED_MAJORS = (16, 18)
 
 
 def file_reader(job: Job, manifest: Manifest, folder: Path) -> FileReader:
@@ -66,7 +64,7 @@ def prove(job: Job, manifest: Manifest, folder: Path, on: Endpoint | None = None
         ConnectionFailed: the server cannot be reached.
     """
     began = time.monotonic()
-    for problem in preflight.proof_problems(
+    for problem in provable.type_problems(
         [entry.table for entry in manifest.tables.values()], elsewhere=on is not None
     ):
         raise problem
@@ -183,9 +181,7 @@ def _bare(entry: TableEntry, types: Mapping[str, str]) -> Table:
 def _throw_away_server(manifest: Manifest) -> Iterator[Endpoint]:
     from vecbak.postgres.embedded import embedded_server
 
-    source = re.match(r"\d+", manifest.server.version)  # 16.4 (Debian 16.4-1), 18beta1
-    wanted = int(source.group()) if source else max(EMBEDDED_MAJORS)
-    major = min(EMBEDDED_MAJORS, key=lambda known: (abs(known - wanted), -known))
+    major = nearest_major(manifest.server.version)
     with tempfile.TemporaryDirectory(prefix="vecbak-verify-", ignore_cleanup_errors=True) as name:
         try:
             with embedded_server(

@@ -18,6 +18,7 @@ from vecbak.backups.removal import InUse, damage, names_of_others, remove_backup
 from vecbak.backups.retention import Moment, kept
 from vecbak.config import Retention
 from vecbak.postgres.collection_queries import REFERENCE
+from vecbak.postgres.names import TableName
 from vecbak.results import PrunedBackup, PruneResult
 
 log = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def _holdings(item: Manifest, labels: Collection[str], *, whole: bool = True) ->
     held: set[str] = set()
     for label in labels:
         table = item.tables[label].table
-        name = f"{item.database}.{table.sql}"
+        name = f"{item.database}.{TableName(table.schema, table.name)}"
         if not table.condition:
             held.add(name)
         if any(column.name == REFERENCE for column in table.columns) and item.scope != "where":

@@ -40,7 +40,7 @@ from vecbak.operations.filling import Filling
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
 from vecbak.operations.saving import Locked, Saving, count_and_find_room, open_log
-from vecbak.operations.targets import Mode, Plan, Source, SourceTable
+from vecbak.operations.targets import Mode, Plan, Source
 from vecbak.operations.truncate import empty_tables
 from vecbak.postgres import restore_queries
 from vecbak.postgres.catalog import Server, Table
@@ -234,8 +234,8 @@ class RestoreRun:
         for table in self.source.tables:
             target, is_new = there[table.label], table.label in new
             rows = 0 if is_new else guard.count(target, timeout=seconds)
-            is_kept = self._is_kept(table)
-            plans.append(targets.make_plan(table, target, rows, mode=self.options.mode, kept=is_kept, new=is_new))
+            kept = targets.is_kept(table, self.job.config.vector_tables)
+            plans.append(targets.make_plan(table, target, rows, mode=self.options.mode, kept=kept, new=is_new))
         return plans
 
     def _judge_plans(self, server: Server) -> None:
@@ -271,14 +271,6 @@ class RestoreRun:
         if self._manifest is None or self._server is None:
             return text
         return relocate(text, self._manifest.server, self._server)
-
-    def _is_kept(self, table: SourceTable) -> bool:
-        """Whether vecbak never truncates it; the config may by now write it with its schema, or without."""
-        tables = self.job.config.vector_tables
-        kept = set(tables.supported()) - set(tables.truncated())
-        by_label = {label: name in kept for name, label in tables.labels().items()}
-        named_so = [name in kept for name in tables.supported() if name.name == table.target.name]
-        return by_label.get(table.label, bool(named_so) and all(named_so))
 
     # back up, then fill
 

@@ -28,6 +28,7 @@ from vecbak.operations.job import Job
 from vecbak.operations.outcome import TableOutcome
 from vecbak.operations.transfer import Transfer
 from vecbak.postgres.catalog import Facts, Table
+from vecbak.postgres.diagnosis import copy_hint
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.programs import Installation
 from vecbak.postgres.session import SessionFailed
@@ -252,7 +253,7 @@ class Saving:
             self.errors += [f"{item.label}: {item.error}" for item in failed[1:]]
             raise BackupFailed(
                 f"the backup of {', '.join(item.label for item in failed)} failed: {failed[0].error}",
-                "Nothing was truncated, and no file was kept. Mend the cause, then run vecbak again.",
+                f"Nothing was truncated, and no file was kept. {copy_hint(failed[0].error or '')}",
             )
 
     def _counts_now(self) -> dict[str, int]:

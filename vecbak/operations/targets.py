@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vecbak.config import VectorTables
 from vecbak.errors import Refused, RestoreFailed, UsageError
 from vecbak.operations.loading import SourceFile
 from vecbak.operations.migration import Migration, migration_of, types_of
@@ -14,6 +15,7 @@ from vecbak.postgres.catalog import Index, Table
 from vecbak.postgres.names import TableName, parse_table_name
 
 Mode = Literal["error", "replace", "append", "skip-existing"]
+Way = Literal["load", "merge", "skip"]
 MODES: tuple[Mode, ...] = ("error", "replace", "append", "skip-existing")
 
 REBUILT_METHODS = frozenset({"hnsw", "ivfflat", "gin"})
@@ -81,7 +83,7 @@ class Plan:
     source: SourceTable
     table: Table
     rows_before: int
-    how: Literal["load", "merge", "skip"]
+    how: Way
     empty: bool
     rebuild: tuple[Index, ...]
     new: bool = False
@@ -246,14 +248,24 @@ def make_plan(
             f"the backup holds only some rows of {table.name}, and replacing would remove all others",
             "Use --mode append or skip-existing, or restore into another schema: --into-schema NAME --create.",
         )
-    how: Literal["load", "merge", "skip"] = "load"
-    if rows_before and not empty:
-        if mode == "skip-existing":
-            how = "skip"
-        elif kept:
-            how = "merge"
     rebuild = rebuilt_indexes(table) if empty or source.rows > rows_before else ()
+    how = way_of_loading(mode, 0 if empty else rows_before, kept=kept)
     return Plan(source, table, rows_before, how, empty, rebuild, new)
+
+
+def way_of_loading(mode: Mode, rows_before: int, *, kept: bool) -> Way:
+    """How a mode brings rows into a table that holds some already, or none."""
+    if rows_before and mode == "skip-existing":
+        return "skip"
+    return "merge" if rows_before and kept else "load"
+
+
+def is_kept(table: SourceTable, tables: VectorTables) -> bool:
+    """Whether vecbak never truncates it; the config may by now write it with its schema, or without."""
+    kept = set(tables.supported()) - set(tables.truncated())
+    by_label = {label: name in kept for name, label in tables.labels().items()}
+    named_so = [name in kept for name in tables.supported() if name.name == table.target.name]
+    return by_label.get(table.label, bool(named_so) and all(named_so))
 
 
 def rebuilt_indexes(table: Table) -> tuple[Index, ...]:

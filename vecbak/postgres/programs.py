@@ -125,6 +125,7 @@ def schema_dump_command(
     command = [
         installation.program("pg_dump"),
         "--no-password",
+        "--encoding=UTF8",
         "--schema-only",
         "--strict-names",
         f"--snapshot={snapshot}",
@@ -145,13 +146,16 @@ def data_dump_command(
 ) -> list[str]:
     """pg_dump of one table's rows in its custom format, under the guard's snapshot.
 
+    Its encoding is UTF-8 whatever the database's or $PGCLIENTENCODING is, for as that it is loaded again.
+
     Args:
         table: quoted and qualified.
         compression: none, zstd, lz4 or gzip, if it was built with that.
         lock_seconds: how long it may wait for the table's lock, in seconds.
         file: the output file; None for standard output.
     """
-    command = [installation.program("pg_dump"), "--no-password", "--data-only", "--format=custom", "--strict-names"]
+    command = [installation.program("pg_dump"), "--no-password", "--encoding=UTF8", "--data-only"]
+    command += ["--format=custom", "--strict-names"]
     command += [f"--compress={dump_compression(installation, compression)}", f"--snapshot={snapshot}"]
     command += [f"--lock-wait-timeout={milliseconds(lock_seconds)}", f"--table={table}"]
     return [*command, *([f"--file={file}"] if file else []), *_database(conninfo)]

@@ -87,6 +87,12 @@ def attempt(savepoint: str, statement: str) -> str:
     return f"SAVEPOINT {savepoint};\n\\set ON_ERROR_STOP off\n{statement}\n\\set ON_ERROR_STOP on"
 
 
+def if_possible(savepoint: str, query: str) -> str:
+    """A query that gives nothing if it fails; the transaction goes on, and is in no subtransaction (which exports no snapshot)."""
+    undo = f"\\if :ERROR\nROLLBACK TO SAVEPOINT {savepoint};\n\\endif\nRELEASE SAVEPOINT {savepoint};"
+    return f"{attempt(savepoint, query)}\n{undo}"
+
+
 def lock_table(table: str, mode: str) -> str:
     """Ask for one table lock without ending psql if it is not granted."""
     return attempt("vecbak_lock", f"LOCK TABLE {table} IN {mode} MODE;")

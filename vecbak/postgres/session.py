@@ -14,7 +14,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vecbak.errors import VecbakError
@@ -224,20 +223,17 @@ class _MarkedStream:
         return received > 0
 
 
-def open_session(
-    runner: Runner, command: list[str], *, folder: Path | None = None, environment: Mapping[str, str]
-) -> Session:
+def open_session(runner: Runner, command: list[str], *, environment: Mapping[str, str]) -> Session:
     """Start psql; it connects on its own, and the first request tells whether it could.
 
     Args:
         command: from `vecbak.postgres.programs.psql_command`.
-        folder: its working directory.
         environment: e.g. PGPASSWORD.
 
     Raises:
         ProgramMissing: psql cannot be run.
     """
-    return Session(runner.start(command, folder=folder, environment=environment), runner)
+    return Session(runner.start(command, environment=environment), runner)
 
 
 def _clean(messages: str) -> str:

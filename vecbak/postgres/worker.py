@@ -74,9 +74,8 @@ def open_worker(
         Busy: something queued between guard and worker (a migration's ALTER TABLE).
         SessionFailed: no connection, or the snapshot is gone because the guard is.
     """
-    session = open_session(
-        runner, exporting_psql_command(installation, endpoint.conninfo), environment=endpoint.environment
-    )
+    command = exporting_psql_command(installation, endpoint.conninfo)
+    session = open_session(runner, command, environment=endpoint.environment)
     request = "\n".join(
         [
             queries.begin(

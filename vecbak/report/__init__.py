@@ -14,7 +14,16 @@ from vecbak.report.outcomes import (
     show_workflow,
 )
 from vecbak.report.questions import ask_to_prune, ask_to_replace, ask_to_truncate
-from vecbak.report.terminal import flush, is_interactive, show_commands, show_document, show_error, show_line, show_text
+from vecbak.report.terminal import (
+    flush,
+    is_interactive,
+    show_commands,
+    show_document,
+    show_error,
+    show_line,
+    show_text,
+    write_on_any_terminal,
+)
 
 __all__ = [
     "ask_to_prune",
@@ -39,4 +48,5 @@ __all__ = [
     "show_text",
     "show_verified",
     "show_workflow",
+    "write_on_any_terminal",
 ]

@@ -10,7 +10,7 @@ from vecbak.report.terminal import age, columns, short, styled
 
 if TYPE_CHECKING:
     from vecbak.backups.inventory import FoundBackup, Inventory
-    from vecbak.backups.manifest import Manifest
+    from vecbak.backups.manifest import Manifest, Proof
 
 _TITLES = ("BACKUP", "AGE", "CREATED (UTC)", "ROWS", "SIZE", "FORMAT", "TRUNCATED", "PROVEN", "COLLECTIONS", "FOLDER")
 LISTED_COLLECTIONS = 3
@@ -63,6 +63,14 @@ def _inventory_line(found: FoundBackup) -> tuple[str, ...]:
     )
 
 
+def _proof(proof: Proof | None) -> str:
+    if proof is None:
+        return "no (`vecbak verify BACKUP --restore`)"
+    return (
+        f"restorable, {proof.proven_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, {proof.place}, PostgreSQL {proof.server}"
+    )
+
+
 def _holdings(item: Manifest) -> str:
     """Which collections a backup holds, in a few words."""
     if item.scope == "where":
@@ -112,6 +120,7 @@ def backup_document(found: FoundBackup) -> dict[str, Any]:
         "scope": item.scope,
         "collections": msgspec.to_builtins(item.collections),
         "truncated": sorted(item.truncated.rows_removed) if item.truncated else [],
+        "proven_restorable": item.proven_restorable is not None,
     }
 
 
@@ -129,6 +138,7 @@ def show_backup(found: FoundBackup, log_entry: str) -> None:
         "Format": f"{item.format}, compression {item.compression}",
         "Manifest": str(found.path),
         "Truncated": ", ".join(item.truncated.rows_removed) if item.truncated else "no",
+        "Proven": _proof(item.proven_restorable),
     }
     if item.scope:
         meant = {"collections": "these collections alone", "where": "the rows of a condition alone"}[item.scope]

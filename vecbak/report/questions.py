@@ -65,4 +65,7 @@ def _ask(title: str, preview: Preview, action: str, consequence: str) -> bool:
 
 def _answered_yes() -> bool:
     print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):  # Ctrl-D: what is told next begins a line of its own
+        print(file=sys.stderr)
+    return answer.strip().lower() in {"y", "yes"}

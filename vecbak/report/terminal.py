@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import sys
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
 from vecbak.errors import VecbakError
 
 LAST_LINES = 12
+_IN_ASCII = {"✓": "ok", "✗": "FAILED", "→": "->", "…": "...", "━": "-", "–": "-", "×": "x"}
+
+
+def write_on_any_terminal() -> None:
+    """From here on no text fails on a terminal, or in a file, whose encoding lacks some of its characters."""
+    codecs.register_error("vecbak", _spelt_out)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="vecbak")
+
+
+def _spelt_out(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - only encoding asks
+    letters = error.object[error.start : error.end]
+    text = "".join(_IN_ASCII.get(letter) or letter.encode("ascii", "backslashreplace").decode() for letter in letters)
+    return text, error.end
 
 
 def is_interactive() -> bool:
@@ -71,7 +89,8 @@ def show_text(text: str) -> None:
 
 def show_document(document: Any) -> None:
     """The one JSON document of `--json`."""
-    json.dump(document, sys.stdout, ensure_ascii=False, indent=2, default=str)
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"  # another would not be JSON
+    json.dump(document, sys.stdout, ensure_ascii=not unicode, indent=2, default=str)
     sys.stdout.write("\n")
     sys.stdout.flush()
 

@@ -67,8 +67,8 @@ def installation(runner, endpoint):
 
 
 @pytest.fixture
-def session(runner, endpoint, installation, tmp_path):
-    session = open_session(runner, psql_command(installation, endpoint.conninfo), folder=tmp_path, environment={})
+def session(runner, endpoint, installation):
+    session = open_session(runner, psql_command(installation, endpoint.conninfo), environment={})
     yield session
     session.close()
 

@@ -169,6 +169,16 @@ def test_a_change_while_it_is_received_does_not_become_part_of_the_checksum(draf
         finished.check_untouched()
 
 
+@pytest.mark.parametrize("size", [0, 3, 100])
+@pytest.mark.parametrize("at", ["the next write", "the end"])
+def test_a_change_of_size_while_it_is_received_is_noticed(draft, size, at):
+    file = draft.create(CSV)
+    file.write(memoryview(TEXT))
+    os.truncate(file.path, size)
+    with pytest.raises(FileDamaged, match="changed by somebody else"):
+        file.end() if at == "the end" else file.write(memoryview(TEXT))
+
+
 def test_a_full_disk_is_an_error_of_the_write(tmp_path):
     descriptor = os.open("/dev/full", os.O_RDWR)
     with pytest.raises(OSError, match="No space left"):

@@ -56,6 +56,15 @@ def test_no_backup_yet(tmp_path):
     assert "no folder that exists" in caught.value.hint
 
 
+def test_a_pair_named_as_a_backup_says_how_it_is_restored(tmp_path):
+    put_pair(tmp_path, "20250101_000000")
+    with pytest.raises(UsageError, match="two files without a manifest") as caught:
+        find_backup("20250101_000000", [tmp_path])
+    embedding = tmp_path / "langchain_pg_embedding_20250101_000000.csv"
+    assert "vecbak restore --csv-pair /" in caught.value.hint
+    assert caught.value.hint.endswith(f"langchain_pg_collection_20250101_000000.csv {embedding}")
+
+
 def test_many_folders_are_not_all_named(tmp_path):
     folders = [tmp_path / str(number) for number in range(7)]
     with pytest.raises(UsageError) as caught:

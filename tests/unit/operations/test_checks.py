@@ -134,5 +134,8 @@ def test_the_last_backups_age(tmp_path):
     now = datetime(2025, 7, 20, 10, 10, 7, tzinfo=UTC) + timedelta(days=3)
     findings = Findings()
     judge_last_backup(findings, found, now)
-    assert only(findings).message == f"20250720_121007, 3 days ago, 2 rows, nothing truncated ({tmp_path})"
+    assert (
+        only(findings).message
+        == f"20250720_121007, 3 days ago, 2 rows, nothing truncated, not proven by a restore ({tmp_path})"
+    )
     assert only(findings).status == "ok"

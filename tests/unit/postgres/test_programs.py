@@ -61,7 +61,7 @@ def test_pg_dumps_command_line():
         installation(18), "host=h", tables=['"public"."a"', '"s"."B"'], snapshot="0-1-1", lock_seconds=2.5, file="x.sql.tmp"
     )  # fmt: skip
     assert command == [
-        "/pg/18/bin/pg_dump", "--no-password", "--schema-only", "--strict-names", "--snapshot=0-1-1",
+        "/pg/18/bin/pg_dump", "--no-password", "--encoding=UTF8", "--schema-only", "--strict-names", "--snapshot=0-1-1",
         "--lock-wait-timeout=2500", "--file=x.sql.tmp", '--table="public"."a"', '--table="s"."B"', "--dbname=host=h",
     ]  # fmt: skip
 
@@ -77,7 +77,7 @@ def test_pg_dump_of_one_tables_rows():
         file="x.dump.tmp",
     )
     assert command == [
-        "/pg/18/bin/pg_dump", "--no-password", "--data-only", "--format=custom", "--strict-names", "--compress=zstd:1",
+        "/pg/18/bin/pg_dump", "--no-password", "--encoding=UTF8", "--data-only", "--format=custom", "--strict-names", "--compress=zstd:1",
         "--snapshot=0-1-1", "--lock-wait-timeout=5000", '--table="s"."B"', "--file=x.dump.tmp", "--dbname=host=h",
     ]  # fmt: skip
 

@@ -219,6 +219,12 @@ class Workflow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The steps of a retraining pipeline; the vectors are managed just before the one named training_load."""
 
     steps: Annotated[tuple[Step, ...], Meta(description="In order.")] = ()
+    collections: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="Manage only these of LangChain's collections, and their embeddings; --collection says others."
+        ),
+    ] = ()
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]

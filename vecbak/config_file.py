@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args
 
 import msgspec
 import yaml
@@ -166,8 +166,6 @@ def _explain(message: str) -> str:
         close = difflib.get_close_matches(name, _known_keys(place), n=1)
         suggestion = f"; did you mean `{close[0]}`?" if close else ""
         return f"{f'{place}.{name}'.lstrip('.')}: unknown key{suggestion}"
-    if text.startswith("Invalid enum value"):
-        text = f"{text.replace('enum value', 'value')}; it is one of {', '.join(_allowed_values(place))}"
     text = text[:1].lower() + text[1:] if text.startswith(("Expected", "Invalid")) else text
     return f"{place}: {text}" if place else text
 
@@ -179,18 +177,6 @@ def _section(place: str) -> Any:
     return struct
 
 
-def _allowed_values(place: str) -> list[str]:
-    section, _, key = place.rpartition(".")
-    waiting, found = [get_type_hints(_section(section))[key]], []
-    while waiting:
-        kind = waiting.pop(0)
-        if get_origin(kind) is Literal:
-            found += [str(value) for value in get_args(kind)]
-        else:
-            waiting += get_args(kind)
-    return found
-
-
 def _known_keys(place: str) -> list[str]:
     struct = _section(place)
     return [field.name for field in msgspec.structs.fields(struct)] if hasattr(struct, "__struct_fields__") else []
@@ -198,8 +184,7 @@ def _known_keys(place: str) -> list[str]:
 
 def _known_values(place: str) -> list[str]:
     section, _, name = place.rpartition(".")
-    struct = type(getattr(Config(), section)) if section else Config
-    field = next(field for field in msgspec.structs.fields(struct) if field.name == name)
+    field = next(field for field in msgspec.structs.fields(_section(section)) if field.name == name)
     return _literals(field.type)
 
 

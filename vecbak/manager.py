@@ -17,7 +17,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ from vecbak.config import Config, LoadedConfig
 from vecbak.config_file import find_config, load_config
 from vecbak.interrupts import Scope
 from vecbak.logbook import folder_log
+from vecbak.operations.collections import extent_of
 from vecbak.operations.management import manage_vectors
 from vecbak.operations.opening import TASK_ID, open_job
 from vecbak.paths import path_of
@@ -46,6 +47,7 @@ class VectorTableManager:
         task_output_dir: the task's folder; backups go into `backup.backup_directory` below it.
         task_id: None: the folder's name, where it can be one.
         config: a file, or a `vecbak.config.Config`; None: `$VECBAK_CONFIG`, then `./vecbak.yaml`.
+        collections: only these of LangChain's, and their embeddings; none: whole tables.
 
     Attributes:
         environment: variables for child processes, so that a `vecbak run` among them does not do the same again.
@@ -55,8 +57,16 @@ class VectorTableManager:
     """
 
     def __init__(
-        self, task_output_dir: str | Path, task_id: str | None = None, config: str | Path | Config | None = None
+        self,
+        task_output_dir: str | Path,
+        task_id: str | None = None,
+        config: str | Path | Config | None = None,
+        *,
+        collections: Sequence[str] = (),
     ) -> None:
+        if isinstance(collections, str):
+            raise TypeError("collections: a list of names, not one string")
+        self.collections = tuple(collections)
         self.task_output_dir = path_of(task_output_dir).absolute()
         self.environment: dict[str, str] = {}
         name = self.task_output_dir.name
@@ -133,7 +143,11 @@ class VectorTableManager:
             with job as opened:
                 scope.stop = opened.runner.stop_all
                 managed = manage_vectors(
-                    opened, backup=backup, truncate=truncate, environment=os.environ if once else {}
+                    opened,
+                    backup=backup,
+                    truncate=truncate,
+                    extent=extent_of(self.collections, None, config),
+                    environment=os.environ if once else {},
                 )
                 self.environment = managed.environment
                 return managed.result

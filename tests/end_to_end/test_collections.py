@@ -205,6 +205,64 @@ def test_rows_that_come_or_move_in_meanwhile_stay(space: Workspace, tmp_path):
     assert space.database.value(f"SELECT document FROM {EMBEDDING} WHERE id = 'c-1'") == "y"
 
 
+def test_inserts_do_not_wait_for_the_delete_either(space: Workspace):
+    space.save(timeouts={"lock_seconds": 60})
+    ids = [f"{name}-new" for name in ("a", "b")]
+    with space.database.connect(autocommit=False) as other:
+        other.execute(
+            f"SELECT FROM {EMBEDDING} WHERE id = 'a-3' FOR UPDATE"
+        )  # the DELETE waits for this row, and holds others
+        run = start_vecbak("truncate", "--collection", "a", "--output-dir", space.out, cwd=space.folder)
+        deadline = time.monotonic() + 60
+        while not space.database.fetch(
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'DELETE%'"
+        ):
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with space.database.connect(options="-c lock_timeout=100ms -c statement_timeout=2s") as writer:
+            for one in ids:
+                writer.execute(
+                    f"INSERT INTO {EMBEDDING} (id, collection_id) VALUES (%s, %s)", [one, key(space.database, one[0])]
+                )
+            writer.execute(f"UPDATE {EMBEDDING} SET document = 'y' WHERE id = 'b-1'")
+        other.rollback()
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    assert "beginning again" not in err
+    assert [
+        one
+        for (one,) in space.database.fetch(f"SELECT id FROM {EMBEDDING} WHERE id LIKE 'a-%' OR id = 'b-new' ORDER BY 1")
+    ] == ids
+    assert len(ids_in(next(space.backups.glob(f"{EMBEDDING}_*.csv")))) == 30
+
+
+def test_a_vacuum_is_suggested_after_many(space: Workspace):
+    assert "VACUUM" not in space.run("truncate", "--collection", "b").stderr
+    uuid = key(space.database, "a")
+    space.database.execute(
+        f"INSERT INTO {EMBEDDING} (id, collection_id) SELECT 'more-' || n, %s FROM generate_series(1, 10000) n", [uuid]
+    )
+    done = space.run("truncate", "--collection", "a")
+    assert done.code == 0, done.stderr
+    assert f'VACUUM (ANALYZE) "public"."{EMBEDDING}";' in done.stderr
+
+
+def test_doctor_wants_an_index_on_collection_id(space: Workspace):
+    def found() -> list[str]:
+        checks = space.run("doctor", "--json").json["checks"]
+        return [item["hint"] for item in checks if item["name"] == f"table {EMBEDDING}" and item["status"] == "warning"]
+
+    assert found() == []
+    space.database.execute(f"""
+        INSERT INTO {EMBEDDING} (id) SELECT 'more-' || n FROM generate_series(1, 10000) n;
+        CREATE INDEX of_some ON {EMBEDDING} (collection_id) WHERE document IS NOT NULL;
+        CREATE INDEX second ON {EMBEDDING} (id, collection_id); ANALYZE {EMBEDDING}""")
+    assert found() == [f'CREATE INDEX CONCURRENTLY ON "public"."{EMBEDDING}" (collection_id);']
+    space.database.execute(f"CREATE INDEX of_all ON {EMBEDDING} (collection_id)")
+    assert found() == []
+
+
 def test_a_migration_before_the_lock_does_not_hide_rows(space: Workspace):
     # a snapshot taken before the lock would see none of the rows of a table that was rewritten meanwhile
     with space.database.connect(autocommit=False) as other:

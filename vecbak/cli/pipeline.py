@@ -28,6 +28,13 @@ _VECTOR_OPTIONS = (
         is_flag=True,
         help="With --on-failure restore: a load that leaves a table empty has not failed.",
     ),
+    click.option(
+        "--collection",
+        "collections",
+        metavar="NAME",
+        multiple=True,
+        help="Only this one of LangChain's collections, and its embeddings; may be repeated.",
+    ),
 )
 
 
@@ -37,18 +44,18 @@ def _vector_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _check(managing: bool, on_failure: OnFailure, collections: tuple[str, ...]) -> None:
+    if on_failure == "restore" and not managing:
+        raise click.UsageError("--on-failure restore needs --backup-vector-tables or --truncate-vector-tables")
+    if collections and not managing:
+        raise click.UsageError("--collection needs --backup-vector-tables or --truncate-vector-tables")
+
+
 @click.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     short_help="Manage the vectors, then run a command.",
 )
 @_vector_options
-@click.option(
-    "--collection",
-    "collections",
-    metavar="NAME",
-    multiple=True,
-    help="Only this one of LangChain's collections, and its embeddings; may be repeated.",
-)
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop the command then."
 )
@@ -88,11 +95,7 @@ def run(
     from vecbak.postgres.runner import ProgramTimeout
 
     settings.json = False  # a --json here is the command's
-    managing = backup_vector_tables or truncate_vector_tables
-    if on_failure == "restore" and not managing:
-        raise click.UsageError("--on-failure restore needs --backup-vector-tables or --truncate-vector-tables")
-    if collections and not managing:
-        raise click.UsageError("--collection needs --backup-vector-tables or --truncate-vector-tables")
+    _check(backup_vector_tables or truncate_vector_tables, on_failure, collections)
     check_command(command)
     loaded_config = load(config)
     extent = extent_of(collections, None, loaded_config.config)
@@ -129,6 +132,7 @@ def workflow(
     truncate_vector_tables: bool,
     on_failure: OnFailure,
     allow_empty: bool,
+    collections: tuple[str, ...],
     skip_training_load: bool,
     step: str | None,
     config: str | None,
@@ -145,13 +149,12 @@ def workflow(
     Example:
       vecbak workflow --task-id nightly --truncate-vector-tables --on-failure restore
       vecbak workflow --step training_load --backup-vector-tables
+      vecbak workflow --truncate-vector-tables --collection manuals
     """
     from vecbak import report
     from vecbak.operations.workflow import WorkflowOptions, run_workflow
 
-    managing = backup_vector_tables or truncate_vector_tables
-    if on_failure == "restore" and not managing:
-        raise click.UsageError("--on-failure restore needs --backup-vector-tables or --truncate-vector-tables")
+    _check(backup_vector_tables or truncate_vector_tables, on_failure, collections)
     settings.json = as_json
     asked = WorkflowOptions(
         execution_mode="complete" if step is None else "step",
@@ -161,6 +164,7 @@ def workflow(
         skip_training_load=skip_training_load,
         on_failure=on_failure,
         allow_empty=allow_empty,
+        collections=collections,
     )
     with open_job(settings, load(config), task_id, output_dir, as_json=as_json) as job:
         result = run_workflow(job, asked)

@@ -45,6 +45,11 @@ if TYPE_CHECKING:
 )
 @click.option("--into-schema", metavar="NAME", help="Into the tables of this schema instead.")
 @click.option("--create", is_flag=True, help="Make schemas and tables that are missing, as they were.")
+@click.option(
+    "--no-policies",
+    is_flag=True,
+    help="With --create: leave out policies; row-level security is switched on all the same.",
+)
 @click.option("--no-safety-backup", is_flag=True, help="With --mode replace: do not back up what is replaced.")
 @click.option(
     "--csv-pair",
@@ -98,6 +103,7 @@ def _run(
     collections: tuple[str, ...],
     into_schema: str | None,
     create: bool,
+    no_policies: bool,
     no_safety_backup: bool,
     csv_pair: tuple[str, str] | None,
     skip_bad_rows: str | None,
@@ -120,7 +126,12 @@ def _run(
     loaded = load(config)
     names, schema = _parse(tables), _schema(into_schema)
     options = RestoreOptions(
-        mode=mode, create=create, safety_backup=not no_safety_backup, collections=collections, migrate=migrate
+        mode=mode,
+        create=create,
+        safety_backup=not no_safety_backup,
+        collections=collections,
+        migrate=migrate,
+        policies=not no_policies,
     )
     with contextlib.ExitStack() as stack:
         found = stack.enter_context(reading_backup(backup, loaded, task_id, output_dir)) if backup is not None else None

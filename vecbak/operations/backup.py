@@ -160,7 +160,7 @@ class BackupRun:
         for warning in extent.check(facts, chosen, config):
             log.warning(warning)
         if chosen.emptied and provable.wanted(config):
-            provable.check_provable(guard, chosen.tables.values())
+            provable.check_provable(chosen.tables.values())
         dump = pg_dump_installation(self.job.installations, guard.server_major)
         counts = count_and_find_room(self.job, guard, dump, chosen.tables)
         reach("checked")

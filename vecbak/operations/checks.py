@@ -20,6 +20,9 @@ from vecbak.results import human_size
 
 PSQL_FOR_ANY_CSV = 18  # before it, a line that is \. ends a CSV
 _ERROR = re.compile(r"\b(?:ERROR|FATAL|error):")
+_BY_COLLECTION = re.compile(r" USING (?:btree|hash) \(collection_id\b(?!.* WHERE )")
+MANY_ROWS = 10_000
+MANY_BYTES = 64 << 20
 _LOOPBACK = ("127.", "::1")
 
 
@@ -150,6 +153,17 @@ def table_doubts(table: Table, dimensions: Mapping[str, Sequence[int]]) -> Itera
             yield f"the index {index.name} is not valid", f"REINDEX INDEX CONCURRENTLY {index.name}; or drop it."
 
 
+def collection_doubts(embeddings: Table) -> Iterator[tuple[str, str]]:
+    """Whether one of LangChain's collections is found without reading all the others: a message with its hint."""
+    indexed = any(index.valid and _BY_COLLECTION.search(index.definition) for index in embeddings.indexes)
+    if not indexed and (embeddings.estimated_rows >= MANY_ROWS or embeddings.table_bytes >= MANY_BYTES):
+        yield (
+            f"{embeddings.name} is large and has no index on collection_id: every --collection, and every deletion of a"
+            " collection, reads all of it",
+            f"CREATE INDEX CONCURRENTLY ON {embeddings.sql} (collection_id);",
+        )
+
+
 def judge_restore(findings: Findings, name: str, table: Table, rights: Rights, user: str) -> None:
     """Whether the rows could be put back by the same role."""
     slow = [index.name for index in table.indexes if index.method in {"hnsw", "ivfflat", "gin"}]
@@ -158,6 +172,13 @@ def judge_restore(findings: Findings, name: str, table: Table, rights: Rights, u
             name,
             f"the role {user} may not insert into {table.name}: it could not restore it",
             f"Let its owner {table.owner} run: GRANT INSERT ON {table.sql} TO {user}; or restore as {table.owner}.",
+        )
+    elif not table.can_alter and (acting := [item.name for item in table.reactions if item.would_act]):
+        findings.warn(
+            name,
+            f"the role {user} may not keep the triggers or rules of {table.name} still ({', '.join(acting)}): it could not"
+            " restore it",
+            f"Restore as {table.owner}.",
         )
     elif slow and not rights.owner:
         findings.warn(

@@ -173,11 +173,12 @@ class CollectionFilling(Filling):
         plans: Sequence[Plan],
         here: Callable[[str], str],
         *,
+        policies: bool,
         scope: Scope,
         mode: Mode,
         warn: Callable[[str], None],
     ) -> None:
-        super().__init__(job, guard, plans, here)
+        super().__init__(job, guard, plans, here, policies=policies)
         self._scope = scope
         self._mode = mode
         self._warn = warn

@@ -20,6 +20,7 @@ from vecbak.config import Backup, LoadedConfig
 from vecbak.errors import ConnectionFailed, Refused, UsageError, VecbakError
 from vecbak.operations import checks, preflight, provable
 from vecbak.operations.checks import Examination, Findings
+from vecbak.operations.collections import find_pair
 from vecbak.operations.hooks import program_path
 from vecbak.operations.job import Job
 from vecbak.operations.preview import BYTES_PER_SECOND, missing, rows_of
@@ -159,6 +160,7 @@ class _Server:
         for table, label in self._job.config.vector_tables.labels().items():
             self._look_at_table(table, label)
         self._look_at_truncate()
+        self._look_at_collections()
         self._look_at_proof()
         self._look_at_format()
         self._look_at_disk()
@@ -241,13 +243,20 @@ class _Server:
             found = [*preflight.standby_problems(facts.server), *problems]
             self._findings.judge(f"truncate {config.vector_tables.labels()[name]}", found, "may be truncated")
 
+    def _look_at_collections(self) -> None:
+        labels = self._job.config.vector_tables.labels()
+        tables = {labels[name]: facts.tables[0] for name, facts in self._tables.items()}
+        if pair := find_pair(tables):
+            for doubt, hint in checks.collection_doubts(tables[pair.embeddings]):
+                self._findings.warn(f"table {pair.embeddings}", doubt, hint)
+
     def _look_at_proof(self) -> None:
         if not provable.wanted(self._job.config) or not self._job.config.vector_tables.truncate_tables:
             return
         tables = [facts.tables[0] for facts in self._tables.values()]
         try:
             with self._transaction() as guard:
-                problems = list(provable.proof_problems(guard, tables))
+                problems = list(provable.proof_problems(tables))
                 major = provable.nearest_major(guard.facts([]).server.version)
         except VecbakError as error:
             self._findings.fail("proof", error)

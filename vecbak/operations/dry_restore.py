@@ -25,6 +25,7 @@ from vecbak.postgres.catalog import Table
 from vecbak.postgres.definitions import create_index
 from vecbak.postgres.names import quote_identifier, quote_literal
 from vecbak.postgres.programs import Installation, psql_command
+from vecbak.postgres.protection import disable, enable
 
 # what stands between COPY … FROM stdin; and \. in what pg_restore prints
 _ROWS_OF_A_DUMP = r"sed -e '1,/^COPY .* FROM stdin;$/d' -e '/^\\\.$/,$d'"
@@ -163,10 +164,14 @@ def _table_lines(
     ]
     for index in indexes:
         yield f"DROP INDEX IF EXISTS {f'{quote_identifier(schema)}.' if schema else ''}{quote_identifier(index.name)};"
+    reactions = table.definition.reactions if table.definition and not _goes_elsewhere(table) else ()
+    acting = [item for item in reactions if item.would_act]
+    yield from disable(acting)
     if table.definition and way != "load":
         yield from _merge_lines(installation, table, table.definition, manifest, scratch, way)
     else:
         yield from _copy_lines(installation, table, table.target.sql, manifest)
+    yield from enable(acting)
     if table.definition:
         for index in indexes:
             yield from create_index(table.definition, index, schema or table.definition.schema, ())
@@ -196,6 +201,10 @@ def _installation(job: Job, source: Source) -> Installation:
     """What the run would take: an older psql cannot read every CSV."""
     fitting = [item for item in job.installations if item.major >= (18 if source.needs_psql_18 else 0)]
     return (fitting or list(job.installations))[0]
+
+
+def _goes_elsewhere(table: SourceTable) -> bool:
+    return table.definition is None or table.target.schema != table.definition.schema
 
 
 def _decode(installation: Installation, name: str, manifest: Manifest | None) -> str:

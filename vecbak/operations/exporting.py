@@ -69,7 +69,7 @@ class CopyExporter:
 
     def export(self, worker: Worker, task: CopyTask, file: DraftFile) -> int | None:
         """Run it; psql's own count."""
-        request = queries.copy_out(task.table, task.part.condition, COPY_OPTIONS[self.format])
+        request = queries.copy_out(task.part.within(task.table), task.part.condition, COPY_OPTIONS[self.format])
         step = f"copying {task.table.name}"
         compressor = COMPRESSORS.get(self.compression)
         if compressor is None:

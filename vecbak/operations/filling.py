@@ -14,9 +14,10 @@ from vecbak.operations.job import Job
 from vecbak.operations.loading import SourceFile, load
 from vecbak.operations.targets import Plan, too_early
 from vecbak.postgres import queries, restore_queries
-from vecbak.postgres.catalog import Index
-from vecbak.postgres.definitions import add_constraint, create_index
+from vecbak.postgres.catalog import Index, Partition, Table
+from vecbak.postgres.definitions import add_constraint, create_index, partition_schema
 from vecbak.postgres.guard import Guard
+from vecbak.postgres.protection import disable, enable, protect
 from vecbak.postgres.session import SessionFailed
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Filling:
     Args:
         plans: in the order in which they are to be loaded.
         here: a definition of the backup as the target says it.
+        policies: whether new tables get the policies that they had.
 
     Attributes:
         filled: by label.
@@ -47,11 +49,14 @@ class Filling:
         migrated: where the ids of migrated rows come from, by label.
     """
 
-    def __init__(self, job: Job, guard: Guard, plans: Sequence[Plan], here: Callable[[str], str]) -> None:
+    def __init__(
+        self, job: Job, guard: Guard, plans: Sequence[Plan], here: Callable[[str], str], *, policies: bool
+    ) -> None:
         self._job = job
         self._guard = guard
         self._plans = plans
         self._here = here
+        self._policies = policies
         self._seconds = job.config.timeouts.restore_seconds
         self._tablespaces = guard.facts([]).server.tablespaces
         self.filled: dict[str, Filled] = {}
@@ -82,10 +87,18 @@ class Filling:
             self._guard.ask(f"ANALYZE {plan.table.sql};", f"analysing {plan.table.name}", timeout=self._seconds)
         for plan in self._plans:
             self._advance_sequences(plan)
+        for plan in self._plans:
+            self._protect(plan)  # last of all: from here on we may not see the rows ourselves
 
     def _in_one_go(self) -> None:
-        """Load everything, and only then check what points at what."""
+        """Load everything, and only then check what points at what.
+
+        Triggers and rules keep still meanwhile, as TRUNCATE did not set them off either: what they would change, here or
+        elsewhere, is as it was. (pg_dump makes them when the rows are in, for the same reason.)
+        """
         deferred = too_early(self._plans)
+        acting = [item for plan in self._plans for item in plan.table.reactions if item.would_act]
+        self._switch(disable(acting), "keeping triggers still")
         for table, name in deferred:
             self._guard.ask(restore_queries.alter_foreign_key(table, name, deferred=True), f"deferring {name}")
         self._guard.ask(restore_queries.DEFER, "deferring constraints")
@@ -94,6 +107,11 @@ class Filling:
         self._guard.ask(restore_queries.CHECK_NOW, "checking deferred constraints", timeout=self._seconds)
         for table, name in deferred:
             self._guard.ask(restore_queries.alter_foreign_key(table, name, deferred=False), f"restoring {name}")
+        self._switch(enable(acting), "letting triggers act again")
+
+    def _switch(self, statements: Sequence[str], step: str) -> None:
+        if statements:
+            self._guard.ask("\n".join(statements), step)
 
     def _fill(self, plan: Plan, scratch: str) -> None:
         began = time.monotonic()
@@ -183,7 +201,7 @@ class Filling:
         definition = plan.source.definition
         if not plan.new or definition is None:
             for index in plan.rebuild:
-                self._build(plan, index)
+                self._build(plan, plan.table, index, plan.table.schema)
             return
         for constraint in definition.constraints:
             if constraint.kind != "f":
@@ -191,13 +209,17 @@ class Filling:
                 self._guard.ask(statement, f"adding the constraint {constraint.name}", timeout=self._seconds)
         for index in definition.indexes:
             if index.constraint is None and index.valid:
-                self._build(plan, index)
+                self._build(plan, plan.table, index, plan.table.schema)
+        for partition in definition.partitions:
+            for index in partition.indexes:
+                if index.constraint is None and index.valid:
+                    self._build(plan, partition, index, partition_schema(definition, partition, plan.table.schema))
 
-    def _build(self, plan: Plan, index: Index) -> None:
+    def _build(self, plan: Plan, table: Table | Partition, index: Index, schema: str) -> None:
         step = f"building the index {index.name}"
-        log.info("%s of %s", step, plan.table.name)
+        log.info("%s of %s", step, table.name)
         tablespace, create, *rest = map(
-            self._here, create_index(plan.table, index, plan.table.schema, self._tablespaces)
+            self._here, create_index(table, index, schema, self._tablespaces, with_partitions=plan.new)
         )
         self._guard.ask(tablespace, step)
         answer = self._guard.ask(queries.attempt("vecbak_index", create), step, timeout=self._seconds)
@@ -222,6 +244,26 @@ class Filling:
                 if constraint.kind == "f" and plan.source.definition:
                     statement = add_constraint(plan.source.definition, constraint, plan.table.schema, moved)
                     self._guard.ask(statement, f"adding the foreign key {constraint.name}", timeout=self._seconds)
+
+    def _protect(self, plan: Plan) -> None:
+        definition, schema = plan.source.definition, plan.table.schema
+        if not plan.new or definition is None:
+            return
+        made = [(schema, definition.name, definition.protection)]
+        made += [
+            (partition_schema(definition, item, schema), item.name, item.protection) for item in definition.partitions
+        ]
+        for place, name, protection in made:
+            statements = protect(place, name, protection, policies=self._policies)
+            try:
+                self._switch([self._here(line) for line in statements], f"protecting {name}")
+            except SessionFailed as error:
+                raise RestoreFailed(
+                    f"the policies of {name} could not be made: {error.message}; the target is as it was before",
+                    "Make what they need; or use --no-policies: row-level security is switched on all the same, and shows"
+                    " nobody but the owner a row until you have made policies.",
+                    output=error.output,
+                ) from None
 
     def _advance_sequences(self, plan: Plan) -> None:
         recorded = (

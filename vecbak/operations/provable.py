@@ -15,8 +15,7 @@ from vecbak.config import Config
 from vecbak.errors import Refused
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.embedded import require_extra
-from vecbak.postgres.guard import Guard
-from vecbak.postgres.restore_queries import foreign_types
+from vecbak.postgres.type_definitions import is_made_here
 from vecbak.results import human_size
 
 EMBEDDED_MAJORS = (16, 18)
@@ -39,28 +38,43 @@ def nearest_major(version: str) -> int:
     return min(EMBEDDED_MAJORS, key=lambda known: (abs(known - major), -known))
 
 
-def check_provable(guard: Guard, tables: Iterable[Table]) -> None:
+def check_provable(tables: Iterable[Table]) -> None:
     """Refuse what could never be proved.
 
     Raises:
         Refused: says what is missing.
     """
-    for problem in proof_problems(guard, tables):
+    for problem in proof_problems(tables):
         raise problem
 
 
-def proof_problems(guard: Guard, tables: Iterable[Table]) -> Iterator[Refused]:
+def proof_problems(tables: Iterable[Table]) -> Iterator[Refused]:
     """Why these tables cannot be restored on the embedded server."""
     try:
         require_extra(WANTED_BY)
     except Refused as problem:
         yield problem
+    yield from type_problems(tables)
+
+
+def type_problems(tables: Iterable[Table], *, elsewhere: bool = False) -> Iterator[Refused]:
+    """Why a backup of these tables could not be proven restorable.
+
+    Args:
+        elsewhere: on a server that the user named, which may have extensions of its own; else on the embedded one.
+    """
     for table in tables:
-        if found := guard.ask_json(foreign_types(table.oid), f"reading the types of {table.name}"):
+        for item in table.types:
+            if is_made_here(item) or (elsewhere and item.extension):
+                continue
+            origin = f"of the extension {item.extension}" if item.extension else "not an enum, domain or composite type"
             yield Refused(
-                f"a backup of {table.name} cannot be proved: the embedded server does not know the type of {', '.join(found)}",
-                "Set backup.verify_before_truncate: checksum, and prove the backup elsewhere: vecbak verify latest"
-                " --restore --on DSN, a database that has these types.",
+                f"{table.name} has the type {item.sql} ({origin}), which a throw-away server cannot have",
+                "Prove it on a server that has it: `vecbak verify BACKUP --restore --on DSN`; for that, leave"
+                " backup.verify_before_truncate at checksum."
+                if item.extension
+                else "Set backup.verify_before_truncate to checksum, and try a restore into another schema of the database"
+                " (--into-schema NAME --create).",
             )
 
 

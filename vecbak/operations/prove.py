@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.manifest import Manifest, Proof, TableEntry
 from vecbak.checkpoints import reach
 from vecbak.errors import BackupFailed, ConnectionFailed, VecbakError
+from vecbak.operations import provable
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
 from vecbak.operations.loading import Different, backup_file, compare, load
@@ -32,7 +33,7 @@ from vecbak.operations.provable import nearest_major
 from vecbak.operations.reading import FileReader, pg_restore_for
 from vecbak.operations.verify import Checked
 from vecbak.postgres import restore_queries
-from vecbak.postgres.catalog import Server, Table
+from vecbak.postgres.catalog import Column, Server, Table
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.definitions import create_table, relocate
 from vecbak.postgres.guard import Guard
@@ -40,6 +41,7 @@ from vecbak.postgres.names import quote_identifier, quote_name
 from vecbak.postgres.programs import find_installations
 from vecbak.postgres.session import SessionFailed
 from vecbak.postgres.throw_away import SERVER_FOLDER, throw_away_folder
+from vecbak.postgres.type_definitions import bare_types, create_type, renamed, types_of
 from vecbak.results import VerifyResult
 
 log = logging.getLogger(__name__)
@@ -60,10 +62,14 @@ def prove(job: Job, manifest: Manifest, folder: Path, on: Endpoint | None = None
 
     Raises:
         BackupFailed: it could not be restored, or what came back differs.
-        Refused: the embedded server is not installed.
+        Refused: the embedded server is not installed, or lacks a type that nothing can make there.
         ConnectionFailed: the server cannot be reached.
     """
     began = time.monotonic()
+    for problem in provable.type_problems(
+        [entry.table for entry in manifest.tables.values()], elsewhere=on is not None
+    ):
+        raise problem
     with contextlib.ExitStack() as stack:
         endpoint = on or stack.enter_context(_throw_away_server(manifest))
         bin_dir = None if on is None else endpoint.bin_dir
@@ -140,16 +146,16 @@ def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: Fil
     server = guard.facts([]).server
     schema = f"vecbak_verify_{uuid.uuid4().hex[:12]}"
     guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", "making a scratch schema")
+    types, names = bare_types(types_of(entry.table for entry in manifest.tables.values()), schema)
+    for item in types:
+        guard.ask(relocate(create_type(item), manifest.server, server), f"making the type {item.sql}")
     guard.ask(restore_queries.ONE_PROCESS, "pinning the order of rows")
     for label, entry in manifest.tables.items():
-        types = [
-            relocate(column.type, manifest.server, server)
-            for column in entry.table.columns
-            if column.name in entry.columns
-        ]
-        if unknown := guard.ask_json(restore_queries.unknown_types(types), f"looking for the types of {label}"):
+        bare = _bare(entry, names)
+        wanted = [relocate(column.type, manifest.server, server) for column in bare.columns]
+        if unknown := guard.ask_json(restore_queries.unknown_types(wanted), f"looking for the types of {label}"):
             raise Different(f"the server does not know the type {', '.join(unknown)} of {label}")
-        statements = [relocate(line, manifest.server, server) for line in create_table(_bare(entry), schema)]
+        statements = [relocate(line, manifest.server, server) for line in create_table(bare, schema)]
         guard.ask("\n".join(statements), f"making the table {label}")
         target = quote_name(schema, entry.table.name)
         job.progress.started(label, entry.rows)
@@ -167,14 +173,28 @@ def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: Fil
     return server
 
 
-def _bare(entry: TableEntry) -> Table:
-    """The columns that the files hold, without defaults: those may call functions that exist at the source alone."""
+def _bare(entry: TableEntry, types: Mapping[str, str]) -> Table:
+    """The columns that the files hold and nothing else: defaults may call functions that exist at the source alone.
+
+    Args:
+        types: the names that types have here.
+    """
     columns = tuple(
-        msgspec.structs.replace(column, default=None, identity="", collation=None)
+        Column(name=column.name, type=renamed(column.type, types), not_null=column.not_null, default=None, generated="", identity="")
         for column in entry.table.columns
         if column.name in entry.columns
+    )  # fmt: skip
+    return msgspec.structs.replace(
+        entry.table,
+        columns=columns,
+        sequences=(),
+        comment=None,
+        persistence="p",
+        tablespace=None,
+        options=(),
+        partition_by=None,
+        partitions=(),
     )
-    return msgspec.structs.replace(entry.table, columns=columns, sequences=())
 
 
 @contextlib.contextmanager

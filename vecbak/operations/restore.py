@@ -37,6 +37,7 @@ from vecbak.operations.collection_restore import (
 )
 from vecbak.operations.committing import commit
 from vecbak.operations.copying import explain
+from vecbak.operations.creating import check_roles, create_missing, what_is_not_made
 from vecbak.operations.filling import Filling
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
@@ -45,9 +46,9 @@ from vecbak.operations.targets import Mode, Plan, Source
 from vecbak.operations.truncate import empty_tables
 from vecbak.postgres import restore_queries
 from vecbak.postgres.catalog import Server, Table
-from vecbak.postgres.definitions import create_table, relocate
+from vecbak.postgres.definitions import relocate
 from vecbak.postgres.guard import Guard
-from vecbak.postgres.names import TableName, quote_identifier
+from vecbak.postgres.names import TableName
 from vecbak.postgres.programs import Installation, pg_dump_installation
 from vecbak.postgres.session import SessionFailed
 from vecbak.results import RestoreResult, TableRestore, TableTruncate
@@ -74,6 +75,7 @@ class RestoreOptions:
         safety_backup: whether `replace` backs up what it removes.
         collections: only these of LangChain's, by name; empty for all that the backup holds.
         migrate: bring an older LangChain's rows into the form of today's.
+        policies: make the policies of tables that `create` makes; row-level security is switched on in any case.
     """
 
     mode: Mode = "error"
@@ -81,6 +83,7 @@ class RestoreOptions:
     safety_backup: bool = True
     collections: tuple[str, ...] = ()
     migrate: bool = False
+    policies: bool = True
 
 
 def restore(job: Job, source: Source, manifest: Manifest | None, options: RestoreOptions) -> RestoreResult:
@@ -212,13 +215,14 @@ class RestoreRun:
             )
         for name in sorted(set(names) - set(missing), key=TableName.lock_order):
             guard.lock(name, "SHARE ROW EXCLUSIVE", timeout=timeouts.lock_seconds)
-        self._create(guard, missing)
+        self._create(guard, server, missing)
         oids = guard.resolve(names)
         guard.claim(oids)
         facts = guard.facts(oids)
         for table, target in zip(self.source.tables, facts.tables, strict=True):
             targets.check_target(target, server.user)
             targets.check_columns(table, target, self._type_here)
+            targets.check_types(table, target, self._type_here)
         there = {table.label: target for table, target in zip(self.source.tables, facts.tables, strict=True)}
         new = {table.label for table in self.source.tables if table.target in missing}
         if self._scope:
@@ -258,31 +262,14 @@ class RestoreRun:
                 "Let a superuser run CREATE EXTENSION vector there (after installing pgvector on the server).",
             )
 
-    def _create(self, guard: Guard, missing: Sequence[TableName]) -> None:
+    def _create(self, guard: Guard, server: Server, missing: Sequence[TableName]) -> None:
         tables = [table for table in self.source.tables if table.target in missing]
-        for schema in {table.target.schema for table in tables}:
-            if schema is None or any(table.definition is None for table in tables):
-                raise Refused(
-                    f"the table {tables[0].target} does not exist, and nothing records how it was",
-                    "Make it first; langchain-postgres does so when it is used.",
-                )
-            # IF NOT EXISTS would want the privilege to make one even where it exists
-            if not guard.ask_json(restore_queries.schema_exists(schema), f"looking for the schema {schema}"):
-                guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", f"making the schema {schema}")
+        if self.options.policies:
+            check_roles(guard, tables)
+        create_missing(guard, tables, self._type_here, server.tablespaces)
         for table in tables:
-            if table.definition and table.target.schema:
-                self._check_types(guard, table.definition)
-                statements = create_table(table.definition, table.target.schema)
-                guard.ask("\n".join(map(self._type_here, statements)), f"making the table {table.target}")
-
-    def _check_types(self, guard: Guard, definition: Table) -> None:
-        types = [self._type_here(column.type) for column in definition.columns]
-        unknown = guard.ask_json(restore_queries.unknown_types(types), "looking for the columns' types")
-        if unknown:
-            raise RestoreFailed(
-                f"the server does not know the type {', '.join(unknown)} of {definition.name}",
-                "Install the extension that brings it, or create the type, then run vecbak again.",
-            )
+            for warning in what_is_not_made(table, policies=self.options.policies):
+                self._warn(warning)
 
     def _type_here(self, text: str) -> str:
         if self._manifest is None or self._server is None:
@@ -342,12 +329,13 @@ class RestoreRun:
 
     def _make_filling(self, guard: Guard) -> Filling:
         if self._scope is None:
-            return Filling(self.job, guard, self._plans, self._type_here)
+            return Filling(self.job, guard, self._plans, self._type_here, policies=self.options.policies)
         return CollectionFilling(
             self.job,
             guard,
             self._plans,
             self._type_here,
+            policies=self.options.policies,
             scope=self._scope,
             mode=self.options.mode,
             warn=self._warn,

@@ -158,6 +158,38 @@ def check_columns(source: SourceTable, table: Table, same_type: Callable[[str], 
         )
 
 
+def check_types(source: SourceTable, table: Table, same_type: Callable[[str], str]) -> None:
+    """Refuse a target whose columns have types that are only named like those of the backup.
+
+    Args:
+        same_type: a type of the backup as the target calls it.
+
+    Raises:
+        RestoreFailed: says which, and how they differ.
+    """
+    there = {item.sql: item for item in table.types}
+    for before in source.definition.types if source.definition else ():
+        now = there.get(same_type(before.sql))
+        if now is None:
+            continue  # the column that had it is gone or has another type, which is judged there
+        if before.kind != now.kind:
+            difference = "is another kind of type now"
+        elif before.base and now.base and same_type(before.base) != now.base:
+            difference = f"is a domain over {now.base} now; in the backup it is one over {before.base}"
+        elif gone := [label for label in before.labels if label not in now.labels]:
+            difference = f"has no label {', '.join(map(repr, gone))} any more"
+        elif [(field.name, same_type(field.type)) for field in before.attributes] != [
+            (field.name, field.type) for field in now.attributes
+        ]:
+            difference = "has other fields now"
+        else:
+            continue
+        raise RestoreFailed(
+            f"the type {now.sql} of {table.name} {difference}",
+            "Nothing was changed. Bring the type back to the form that the backup has (`vecbak show` tells it).",
+        )
+
+
 def warn_of_new_columns(source: SourceTable, table: Table) -> Iterable[str]:
     """Columns that came since; restored rows get their defaults."""
     added = [column.name for column in table.columns if not column.generated and column.name not in source.columns]
@@ -182,6 +214,14 @@ def check_target(table: Table, user: str) -> None:
         raise Refused(
             f"row-level security of {table.name} applies to the role {user}",
             f"Use its owner {table.owner}, or a role with BYPASSRLS: ALTER ROLE {user} BYPASSRLS",
+        )
+    acting = [item.name for item in table.reactions if item.would_act]
+    if acting and not table.can_alter:
+        raise Refused(
+            f"triggers or rules of {table.name} ({', '.join(acting)}) could change the rows while they are loaded, and the role"
+            f" {user} may not keep them still",
+            f"Restore as its owner {table.owner}, or let the owner disable them meanwhile: ALTER TABLE {table.sql} DISABLE"
+            " TRIGGER …",
         )
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from vecbak.config import Step
 from vecbak.errors import Interrupted, UsageError, VecbakError, exit_code_of, reason_of
+from vecbak.operations.collections import extent_of
 from vecbak.operations.job import Job
 from vecbak.operations.management import NOT_ASKED, Managed, manage_vectors
 from vecbak.operations.pipeline import TIMED_OUT, Loaded, OnFailure, check_command, load_and_watch
@@ -26,7 +27,7 @@ TRAINING_LOAD = "training_load"
 
 
 class WorkflowOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked for; written to `task_config.json`."""
+    """What was asked for; written to `task_config.json`. No collections: those of the configuration, or whole tables."""
 
     execution_mode: Literal["complete", "step"] = "complete"
     step_name: str | None = None
@@ -35,6 +36,7 @@ class WorkflowOptions(msgspec.Struct, frozen=True, kw_only=True):
     skip_training_load: bool = False
     on_failure: OnFailure = "keep"
     allow_empty: bool = False
+    collections: tuple[str, ...] = ()
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +108,9 @@ class WorkflowRun:
 
     def __init__(self, job: Job, options: WorkflowOptions) -> None:
         self.job = job
-        self.options = options
+        collections = options.collections or job.config.workflow.collections
+        self.options = msgspec.structs.replace(options, collections=collections)
+        self._extent = extent_of(collections, None, job.config)
         self._began = time.monotonic()
         self._steps: list[StepResult] = []
         self._warnings: list[str] = []
@@ -212,7 +216,7 @@ class WorkflowRun:
         self._warnings.append(text)
 
     def _manage(self, backup: bool, truncate: bool) -> None:
-        self._managed = manage_vectors(self.job, backup=backup, truncate=truncate)
+        self._managed = manage_vectors(self.job, backup=backup, truncate=truncate, extent=self._extent)
 
     def _run(self, step: Step, *, watched: bool) -> bool:
         log.info("step %s: %s", step.name, step.command[0])
@@ -225,6 +229,7 @@ class WorkflowRun:
                     lambda: self._execute(step),
                     on_failure=self.options.on_failure,
                     allow_empty=self.options.allow_empty,
+                    extent=self._extent,
                 )
                 code, failure = loaded.exit_code, loaded.failure
             else:

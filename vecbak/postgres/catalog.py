@@ -1,4 +1,4 @@
-"""What the catalogs say of the tables: facts that preflight judges and that the manifest keeps.
+"""What the catalogs say of the tables: facts that preflight judges and that the manifest keeps; read by `catalog_query`.
 
 Catalogs: https://www.postgresql.org/docs/current/catalogs.html.
 """
@@ -20,6 +20,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
         identity: pg_attribute.attidentity, empty for none.
         send: the function that makes its binary form.
         binary_obstacles: types in it whose binary form is not safe to load elsewhere.
+        storage: PLAIN, EXTERNAL, EXTENDED or MAIN, where it is not the type's own.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     collation: str | None = None
     send: str | None = None
     binary_obstacles: tuple[str, ...] = ()
+    storage: str | None = None
+    comment: str | None = None
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +78,111 @@ class ForeignKey(msgspec.Struct, frozen=True, kw_only=True):
     table: str
 
 
+class Attribute(msgspec.Struct, frozen=True, kw_only=True):
+    """One field of a composite type."""
+
+    name: str
+    type: str
+
+
+class UserType(msgspec.Struct, frozen=True, kw_only=True):
+    """A type that columns are made of and that neither PostgreSQL nor pgvector brings.
+
+    Attributes:
+        sql: as columns call it: qualified, quoted.
+        kind: pg_type.typtype: e for an enum, d a domain, c a composite type; t for a table's row.
+        extension: that brings it.
+        labels: of an enum, in order.
+        base: of a domain, with its modifier.
+        attributes: of a composite type.
+        constraints: of a domain.
+    """
+
+    sql: str
+    schema: str
+    name: str
+    kind: str
+    extension: str | None = None
+    labels: tuple[str, ...] = ()
+    base: str | None = None
+    not_null: bool = False
+    default: str | None = None
+    collation: str | None = None
+    attributes: tuple[Attribute, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy of row-level security; `roles` is empty for all (PUBLIC)."""
+
+    name: str
+    permissive: bool
+    command: str
+    roles: tuple[str, ...]
+    using: str | None
+    check: str | None
+
+
+class Protection(msgspec.Struct, frozen=True, kw_only=True):
+    """What row-level security does for a table."""
+
+    enabled: bool = False
+    forced: bool = False
+    policies: tuple[Policy, ...] = ()
+
+
+class Reaction(msgspec.Struct, frozen=True, kw_only=True):
+    """A trigger or rule.
+
+    Attributes:
+        kind: TRIGGER or RULE.
+        schema, table: that it is on: the table, or one of its partitions.
+        state: pg_trigger.tgenabled, pg_rewrite.ev_enabled: O, A (always), R (in replicas alone) or D (disabled).
+        on_load: whether an INSERT or UPDATE sets it off.
+    """
+
+    kind: str
+    name: str
+    schema: str
+    table: str
+    state: str
+    on_load: bool
+
+    @property
+    def would_act(self) -> bool:
+        """Whether it could change rows while they are loaded, or something else because of them."""
+        return self.on_load and self.state in {"O", "A"}
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True):
+    """A partition, or a partition of one.
+
+    Attributes:
+        parent: the name of the table that it is a partition of.
+        bound: FOR VALUES …, or DEFAULT.
+        partition_by: how it is itself divided, if it is.
+        can_copy: whether we may read it by its own name, and all of its rows.
+        indexes: those that its parent does not have.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    parent: str
+    kind: str
+    bound: str
+    partition_by: str | None
+    access_method: str | None
+    heap_pages: int
+    table_bytes: int
+    can_copy: bool
+    persistence: str = "p"
+    tablespace: str | None = None
+    options: tuple[str, ...] = ()
+    indexes: tuple[Index, ...] = ()
+    protection: Protection = Protection()
+
+
 class Table(msgspec.Struct, frozen=True, kw_only=True):
     """One table.
 
@@ -94,6 +202,15 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         references: oids of the tables that its foreign keys point at.
         delete_triggers: enabled triggers that a DELETE from it fires.
         delete_rules: rules that rewrite a DELETE from it.
+        can_alter: whether we may disable its triggers.
+        types: that its columns are made of; what one is made of comes before it.
+        protection: by row-level security, whether it applies to us or not.
+        reactions: triggers and rules, of its partitions too.
+        grantees: roles other than the owner that have privileges on it.
+        partition_by: how it is divided, if it is.
+        partitions: all of them; what they are partitions of comes before them.
+        persistence: pg_class.relpersistence.
+        options: storage parameters, `name=value`.
         condition: SQL that says which of its rows are meant; empty for all of them. What holds for some rows must never
             be done to all: nothing may TRUNCATE a table that has one.
     """
@@ -129,6 +246,16 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     can_delete: bool = True
     delete_triggers: tuple[str, ...] = ()
     delete_rules: tuple[str, ...] = ()
+    can_alter: bool = True
+    types: tuple[UserType, ...] = ()
+    protection: Protection = Protection()
+    reactions: tuple[Reaction, ...] = ()
+    grantees: tuple[str, ...] = ()
+    partition_by: str | None = None
+    partitions: tuple[Partition, ...] = ()
+    persistence: str = "p"
+    tablespace: str | None = None
+    options: tuple[str, ...] = ()
     condition: str = ""
 
     @property
@@ -184,150 +311,3 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 def decode_facts(document: Any) -> Facts:
     """Decode what `facts_query` returned."""
     return msgspec.convert(document, Facts)
-
-
-def facts_query(oids: list[int]) -> str:
-    """One JSON document with everything about these tables (https://www.postgresql.org/docs/current/catalogs.html)."""
-    array = "ARRAY[" + ",".join(str(oid) for oid in oids) + "]::oid[]"
-    return f"""
-SELECT json_build_object(
-  'server', json_build_object(
-    'database', current_database(), 'user', current_user, 'version', current_setting('server_version'),
-    'in_recovery', pg_is_in_recovery(), 'encoding', current_setting('server_encoding'),
-    'extensions', (SELECT json_object_agg(extname, extversion ORDER BY extname) FROM pg_catalog.pg_extension),
-    'extension_schemas', (SELECT json_object_agg(extname, extnamespace::regnamespace::text) FROM pg_catalog.pg_extension),
-    'tablespaces', (SELECT json_agg(spcname ORDER BY spcname) FROM pg_catalog.pg_tablespace)),
-  'tables', (SELECT coalesce(json_agg({_TABLE} ORDER BY wanted.position), '[]')
-    FROM unnest({array}) WITH ORDINALITY AS wanted(oid, position)
-    JOIN pg_catalog.pg_class c ON c.oid = wanted.oid
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace));
-""".replace("\n\n", "\n")
-
-
-def _list(item: str, source: str, order: str) -> str:
-    return f"(SELECT coalesce(json_agg({item} ORDER BY {order}), '[]') FROM {source})"
-
-
-# pg_inherits also lists partitions; those are part of their parent and TRUNCATEd, copied and locked with it
-_CHILDREN = _list(
-    "i.inhrelid::regclass::text",
-    "pg_catalog.pg_inherits i JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid WHERE i.inhparent = c.oid AND NOT k.relispartition",
-    "i.inhrelid",
-)
-_FOREIGN_PARTITIONS = _list(
-    "p.relid::regclass::text",
-    "pg_catalog.pg_partition_tree(c.oid) p JOIN pg_catalog.pg_class k ON k.oid = p.relid WHERE k.relkind = 'f'",
-    "p.relid",
-)
-_FOREIGN_KEYS = _list(
-    "json_build_object('name', k.conname, 'table_oid', k.conrelid::bigint, 'table', k.conrelid::regclass::text)",
-    "pg_catalog.pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0",
-    "k.oid",
-)
-_REFERENCES = _list(
-    "DISTINCT k.confrelid::bigint",
-    "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'",
-    "k.confrelid::bigint",
-)
-_PRIMARY_KEY = _list(
-    "a.attname",
-    """pg_catalog.pg_constraint k, unnest(k.conkey) WITH ORDINALITY AS key(number, position), pg_catalog.pg_attribute a
-        WHERE k.conrelid = c.oid AND k.contype = 'p' AND a.attrelid = c.oid AND a.attnum = key.number""",
-    "key.position",
-)
-_PUBLICATIONS = _list(
-    "DISTINCT p.pubname",
-    """pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname
-        WHERE p.pubtruncate AND (t.schemaname, t.tablename) IN (
-          SELECT fn.nspname, fc.relname FROM pg_catalog.pg_class fc JOIN pg_catalog.pg_namespace fn ON fn.oid = fc.relnamespace
-          WHERE fc.oid = c.oid OR fc.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))
-             OR fc.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid)))""",
-    "p.pubname",
-)
-_TRUNCATE_TRIGGERS = _list(
-    "t.tgname",
-    "pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND (t.tgtype & 32) <> 0",
-    "t.tgname",
-)
-_DELETE_TRIGGERS = _list(
-    "DISTINCT t.tgname",
-    """pg_catalog.pg_trigger t WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND (t.tgtype & 8) <> 0
-        AND (t.tgrelid = c.oid OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))""",
-    "t.tgname",
-)
-_DELETE_RULES = _list(
-    "r.rulename",
-    "pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '4' AND r.ev_enabled <> 'D'",
-    "r.rulename",
-)
-# A type's binary form is not safe elsewhere if it has none, if it holds oids (reg*, and the element types that arrays and
-# rows of types from outside PostgreSQL carry), or if it is tsvector, whose order depends on the server's own sorting.
-_BINARY_OBSTACLES = """(
-          WITH RECURSIVE inner_types(oid, nested) AS (
-            SELECT a.atttypid, false
-            UNION
-            SELECT next.oid, inner_types.nested OR next.nested FROM inner_types JOIN pg_catalog.pg_type t ON t.oid = inner_types.oid,
-            LATERAL (
-              SELECT t.typbasetype AS oid, false AS nested WHERE t.typtype = 'd'
-              UNION ALL SELECT t.typelem, true WHERE t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A'
-              UNION ALL SELECT ra.atttypid, true FROM pg_catalog.pg_attribute ra
-                WHERE t.typtype = 'c' AND ra.attrelid = t.typrelid AND ra.attnum > 0 AND NOT ra.attisdropped) AS next)
-          SELECT coalesce(json_agg(DISTINCT format_type(t.oid, NULL)), '[]') FROM inner_types JOIN pg_catalog.pg_type t USING (oid)
-          WHERE t.typsend = 0 OR t.typreceive = 0 OR t.oid = 'pg_catalog.tsvector'::regtype
-             OR (t.typnamespace = 'pg_catalog'::regnamespace AND t.typname LIKE 'reg%')
-             OR (inner_types.nested AND t.oid >= 16384))"""
-_COLUMNS = _list(
-    f"""json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
-        'default', pg_get_expr(d.adbin, d.adrelid), 'generated', a.attgenerated, 'identity', a.attidentity,
-        'collation', (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_catalog.pg_collation co
-          JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
-          WHERE co.oid = a.attcollation AND co.collname <> 'default'),
-        'send', (SELECT t.typsend::regproc::text FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typsend <> 0),
-        'binary_obstacles', {_BINARY_OBSTACLES})""",
-    """pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped""",
-    "a.attnum",
-)
-_CONSTRAINTS = _list(
-    """json_build_object('name', k.conname, 'kind', k.contype, 'definition', pg_get_constraintdef(k.oid),
-        'deferrable', k.condeferrable, 'references', nullif(k.confrelid, 0)::bigint)""",
-    "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f', 'c', 'x')",
-    "k.conname",
-)
-_INDEXES = _list(
-    """json_build_object('name', ic.relname, 'definition', pg_get_indexdef(x.indexrelid), 'method', am.amname,
-        'tablespace', ts.spcname, 'comment', obj_description(x.indexrelid, 'pg_class'), 'valid', x.indisvalid, 'clustered', x.indisclustered,
-        'constraint', (SELECT k.conname FROM pg_catalog.pg_constraint k
-          WHERE k.conindid = x.indexrelid AND k.conrelid = c.oid AND k.contype IN ('p', 'u', 'x')),
-        'statistics', (SELECT coalesce(json_object_agg(a.attnum, a.attstattarget), '{}') FROM pg_catalog.pg_attribute a
-          WHERE a.attrelid = x.indexrelid AND a.attstattarget >= 0))""",
-    """pg_catalog.pg_index x JOIN pg_catalog.pg_class ic ON ic.oid = x.indexrelid JOIN pg_catalog.pg_am am ON am.oid = ic.relam
-        LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = ic.reltablespace WHERE x.indrelid = c.oid""",
-    "ic.relname",
-)
-_SEQUENCES = _list(
-    """json_build_object('schema', sn.nspname, 'name', s.relname, 'column', a.attname, 'last_value',
-        CASE WHEN has_sequence_privilege(s.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.oid) END,
-        'options', format('INCREMENT BY %s MINVALUE %s MAXVALUE %s START WITH %s CACHE %s%s', q.seqincrement, q.seqmin, q.seqmax,
-          q.seqstart, q.seqcache, CASE WHEN q.seqcycle THEN ' CYCLE' END))""",
-    """pg_catalog.pg_depend d JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
-        JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid
-        JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
-          AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')""",
-    "a.attnum",
-)
-_TABLE = f"""json_build_object(
-    'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
-    'access_method', (SELECT amname FROM pg_catalog.pg_am WHERE oid = c.relam),
-    'heap_pages', pg_relation_size(c.oid) / current_setting('block_size')::bigint, 'owner', pg_get_userbyid(c.relowner),
-    'comment', obj_description(c.oid, 'pg_class'), 'can_select', has_table_privilege(c.oid, 'SELECT'),
-    'can_insert', has_table_privilege(c.oid, 'INSERT'), 'is_owner', pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE'),
-    'is_partition', c.relispartition, 'references', {_REFERENCES}, 'primary_key', {_PRIMARY_KEY},
-    'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
-    'estimated_rows', c.reltuples::bigint, 'total_bytes', pg_total_relation_size(c.oid), 'table_bytes', pg_table_size(c.oid),
-    'children', {_CHILDREN}, 'foreign_partitions', {_FOREIGN_PARTITIONS}, 'foreign_keys', {_FOREIGN_KEYS}, 'publications', {_PUBLICATIONS},
-    'truncate_triggers', {_TRUNCATE_TRIGGERS}, 'can_delete', has_table_privilege(c.oid, 'DELETE'),
-    'delete_triggers', {_DELETE_TRIGGERS}, 'delete_rules', {_DELETE_RULES}, 'columns', {_COLUMNS}, 'constraints', {_CONSTRAINTS},
-    'indexes', {_INDEXES}, 'sequences', {_SEQUENCES})"""

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from vecbak.errors import RestoreFailed
-from vecbak.postgres.catalog import Column, Constraint, Index, Server, Table
+from vecbak.postgres.catalog import Column, Constraint, Index, Partition, Server, Table
+from vecbak.postgres.fragments import fragment
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 
 _PART = r'(?:"(?:[^"]|"")+"|[^\s".(]+)'
@@ -18,10 +18,6 @@ _INDEXED_TABLE = re.compile(rf"\A(CREATE (?:UNIQUE )?INDEX {_PART} ON )(ONLY )?{
 _REFERENCED = re.compile(rf'\A(FOREIGN KEY \((?:[^"]|"(?:[^"]|"")+")+?\) REFERENCES )({_PART})\.({_PART})(?=\()')
 _QUALIFIED = re.compile(rf"({_PART})\.({_PART})")
 _SEQUENCE = re.compile(r"'((?:[^']|'')+)'::regclass")
-# what a server's own deparser writes: strings, quoted names, and no statement's end, comment or psql command between them
-# (possessive: one way to read it, so that none takes exponential time)
-_QUOTED = r"""[eE]'(?:[^'\\]|''|\\.)*+'|'(?:[^']|'')*+'|"(?:[^"]|"")*+\""""
-_FRAGMENT = re.compile(rf"""(?:{_QUOTED}|-(?!-)|/(?!\*)|[^'"\\;/\0-])*+""", re.DOTALL)
 _TYPES = "(?:vector|halfvec|sparsevec)"
 _EXTENSION_OBJECT = (
     rf"(?=(?:{_TYPES}|{_TYPES}_(?:l2_|ip_|cosine_|l1_)?ops|bit_(?:hamming|jaccard)_ops|vector_dims|vector_norm"
@@ -38,28 +34,64 @@ def relocate(text: str, source: Server, target: Server) -> str:
     return re.sub(rf"(?<![\w.\"]){re.escape(before)}\.{_EXTENSION_OBJECT}", lambda _: f"{now}.", text)
 
 
-def create_table(table: Table, schema: str) -> list[str]:
-    """The table without constraints and indexes, with the sequences that its columns own.
+def create_table(table: Table, schema: str, tablespaces: tuple[str, ...] = ()) -> list[str]:
+    """The table without constraints and indexes, with its partitions and the sequences that its columns own.
 
     Args:
         schema: where it is made.
+        tablespaces: those of the server; what was in another one goes into the default one.
     """
     name = quote_name(schema, table.name)
     for sequence in table.sequences:
-        _check_fragment(sequence.options or "", sequence.name)
+        fragment(sequence.options or "", sequence.name)
     identity = {column.name for column in table.columns if column.identity}
     serial = [sequence for sequence in table.sequences if sequence.column not in identity]
     columns = ",\n  ".join(_column_definition(column, table, schema) for column in table.columns)
-    comment = [f"COMMENT ON TABLE {name} IS {quote_literal(table.comment)};"] if table.comment else []
     return [
         *(f"CREATE SEQUENCE {quote_name(schema, item.name)} {item.options};" for item in serial),
-        f"CREATE TABLE {name} (\n  {columns}\n);",
+        f"CREATE {_unlogged(table)}TABLE {name} (\n  {columns}\n){_storage(table, tablespaces)};",
         *(
             f"ALTER SEQUENCE {quote_name(schema, item.name)} OWNED BY {name}.{quote_identifier(item.column)};"
             for item in serial
         ),
-        *comment,
+        *(
+            f"ALTER TABLE {name} ALTER COLUMN {quote_identifier(column.name)} SET STORAGE {fragment(column.storage, column.name)};"
+            for column in table.columns
+            if column.storage
+        ),
+        *([f"COMMENT ON TABLE {name} IS {quote_literal(table.comment)};"] if table.comment else []),
+        *(
+            f"COMMENT ON COLUMN {name}.{quote_identifier(column.name)} IS {quote_literal(column.comment)};"
+            for column in table.columns
+            if column.comment
+        ),
+        *(_create_partition(table, partition, schema, tablespaces) for partition in table.partitions),
     ]
+
+
+def partition_schema(table: Table, partition: Partition, schema: str) -> str:
+    """Where a partition of a table that is made in `schema` belongs: its own schema only where all stays in place."""
+    return partition.schema if schema == table.schema else schema
+
+
+def _create_partition(table: Table, partition: Partition, schema: str, tablespaces: tuple[str, ...]) -> str:
+    schemas = {item.name: partition_schema(table, item, schema) for item in table.partitions}
+    name = quote_name(partition_schema(table, partition, schema), partition.name)
+    parent = quote_name(schemas.get(partition.parent, schema), partition.parent)
+    kept = f"{fragment(partition.bound, partition.name)}{_storage(partition, tablespaces)}"
+    return f"CREATE {_unlogged(partition)}TABLE {name} PARTITION OF {parent} {kept};"
+
+
+def _unlogged(item: Table | Partition) -> str:
+    return "UNLOGGED " if item.persistence == "u" else ""
+
+
+def _storage(item: Table | Partition, tablespaces: tuple[str, ...]) -> str:
+    divided = f" PARTITION BY {fragment(item.partition_by, item.name)}" if item.partition_by else ""
+    pairs = (option.partition("=") for option in item.options)
+    options = ", ".join(f"{quote_identifier(name)}={quote_literal(value).strip()}" for name, _, value in pairs)
+    tablespace = f" TABLESPACE {quote_identifier(item.tablespace)}" if item.tablespace in tablespaces else ""
+    return f"{divided}{f' WITH ({options})' if options else ''}{tablespace if item.tablespace else ''}"
 
 
 def add_constraint(table: Table, constraint: Constraint, schema: str, moved: Mapping[tuple[str, str], str]) -> str:
@@ -73,23 +105,30 @@ def add_constraint(table: Table, constraint: Constraint, schema: str, moved: Map
         old = (_unquote(match.group(2)), _unquote(match.group(3)))
         return match.group(1) + quote_name(moved.get(old, old[0]), old[1])
 
-    _check_fragment(constraint.definition, constraint.name)
+    fragment(constraint.definition, constraint.name)
     definition = _REFERENCED.sub(follow, constraint.definition, count=1)
     return (
         f"ALTER TABLE {quote_name(schema, table.name)} ADD CONSTRAINT {quote_identifier(constraint.name)} {definition};"
     )
 
 
-def create_index(table: Table, index: Index, schema: str, tablespaces: tuple[str, ...]) -> list[str]:
+def create_index(
+    table: Table | Partition, index: Index, schema: str, tablespaces: tuple[str, ...], *, with_partitions: bool = False
+) -> list[str]:
     """The index with its tablespace, and then its comment, statistics targets, and whether the table is clustered on it.
 
     Args:
         tablespaces: those of the server; an index whose own is not among them goes into the default one.
+        with_partitions: of a partitioned table that of its partitions too; a definition names the parent alone.
     """
-    _check_fragment(index.definition, index.name)
+
+    def only(word: str | None) -> str:
+        return "" if with_partitions else word or ""
+
+    fragment(index.definition, index.name)
     name = quote_name(schema, index.name)
     definition = _INDEXED_TABLE.sub(
-        lambda match: f"{match.group(1)}{match.group(2) or ''}{quote_name(schema, table.name)}",
+        lambda match: f"{match.group(1)}{only(match.group(2))}{quote_name(schema, table.name)}",
         index.definition,
         count=1,
     )
@@ -108,7 +147,7 @@ def create_index(table: Table, index: Index, schema: str, tablespaces: tuple[str
 
 def _column_definition(column: Column, table: Table, schema: str) -> str:
     for text in (column.type, column.collation, column.default):
-        _check_fragment(text or "", column.name)
+        fragment(text or "", column.name)
     words = [quote_identifier(column.name), column.type]
     if column.collation:
         words.append(f"COLLATE {column.collation}")
@@ -137,22 +176,3 @@ def _with_own_sequences(default: str, table: Table, schema: str) -> str:
 
 def _unquote(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
-
-
-def _check_fragment(text: str, name: str) -> None:
-    """A manifest may come from anywhere: no part of a definition may end its statement, or be a command to psql.
-
-    Raises:
-        RestoreFailed: one does.
-    """
-    outside = re.sub(_QUOTED, "", text, flags=re.DOTALL)
-    depth = 0
-    for mark in re.findall("[()]", outside):
-        depth += 1 if mark == "(" else -1
-        if depth < 0:
-            break
-    if depth or not _FRAGMENT.fullmatch(text):
-        raise RestoreFailed(
-            f"the manifest's definition of {name} is none that PostgreSQL wrote: {text[:60]!r}; nothing was changed",
-            "Do not use this manifest; find out where it comes from.",
-        )

@@ -15,7 +15,8 @@ from typing import Any
 
 from vecbak.errors import Busy, ConnectionFailed, Refused, TruncateFailed
 from vecbak.postgres import queries, restore_queries
-from vecbak.postgres.catalog import Facts, Table, decode_facts, facts_query
+from vecbak.postgres.catalog import Facts, Table, decode_facts
+from vecbak.postgres.catalog_query import facts_query
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.diagnosis import LOCK_STATES, Blocker, busy, connection_hint, lock_refused, truncate_hint
 from vecbak.postgres.fifos import Fifo

@@ -6,7 +6,7 @@ DESIGN.md section 2 says why each statement stands where it stands.
 from __future__ import annotations
 
 from vecbak.postgres.catalog import Table
-from vecbak.postgres.names import TableName, quote_identifier, quote_literal
+from vecbak.postgres.names import TableName, quote_identifier, quote_literal, quote_name
 
 ADVISORY_CLASS = 0x76656362  # "vecb": the upper half of the advisory keys, the table's oid is the lower
 
@@ -187,9 +187,16 @@ def lock_nowait(tables: list[Table]) -> str:
     return f"LOCK TABLE {', '.join(table.source for table in tables)} IN ACCESS SHARE MODE NOWAIT;"
 
 
+def copied_relations(tables: list[Table]) -> dict[str, int]:
+    """Oids by qualified name, of tables and of the partitions that can be copied by their own names."""
+    partitions = [item for table in tables for item in table.partitions if item.can_copy]
+    found = {table.sql: table.oid for table in tables}
+    return {**found, **{quote_name(item.schema, item.name): item.oid for item in partitions}}
+
+
 def identify(tables: list[Table]) -> str:
-    """Our backend, and the oids that the qualified names mean now."""
-    names = ", ".join(f"{quote_literal(table.sql)}::regclass::oid::bigint" for table in tables)
+    """Our backend, and the oids that the qualified names of `copied_relations` mean now."""
+    names = ", ".join(f"{quote_literal(name)}::regclass::oid::bigint" for name in copied_relations(tables))
     return f"SELECT json_build_object('pid', pg_backend_pid(), 'oids', ARRAY[{names}]);"
 
 

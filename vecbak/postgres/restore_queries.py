@@ -147,22 +147,3 @@ def _same_key(table: Table) -> str:
 
 def _listed(alias: str, columns: Sequence[str]) -> str:
     return ", ".join(f"{alias}.{quote_identifier(name)}" for name in columns)
-
-
-def foreign_types(table: int) -> str:
-    """The columns, with their types, of which another server that has nothing but pgvector would not know the type.
-
-    Args:
-        table: its oid.
-    """
-    return f"""
-SELECT coalesce(json_agg(a.attname || ' (' || format_type(a.atttypid, NULL) || ')' ORDER BY a.attnum), '[]')
-FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-  JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
-WHERE a.attrelid = {table} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
-    JOIN pg_catalog.pg_extension e ON d.refclassid = 'pg_catalog.pg_extension'::regclass AND e.oid = d.refobjid
-    WHERE d.classid = 'pg_catalog.pg_type'::regclass AND d.objid IN (t.oid, t.typelem)
-      AND d.deptype = 'e' AND e.extname = 'vector');
-"""

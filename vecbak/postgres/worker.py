@@ -100,7 +100,7 @@ def open_worker(
                 output=error.output,
             ) from None
         raise
-    if identity["oids"] != [table.oid for table in tables]:
+    if identity["oids"] != list(queries.copied_relations(list(tables)).values()):
         session.kill()
         raise Busy("a table was replaced while the backup began", "Run vecbak again.")
     return Worker(session, int(identity["pid"]))

@@ -102,7 +102,7 @@ def _vector_routes(loaded: LoadedConfig, tasks: Tasks) -> APIRouter:
             require_token(request)
         task_id = body.task_id or new_task_id()
         asked = {"operation": "backup", **body.model_dump(), "task_id": task_id}
-        operation = operations.backup(loaded, truncate=body.truncate_vector_tables)
+        operation = operations.backup(loaded, body)
         return await _answer(tasks, task_id, asked, operation, wait)
 
     @router.get("/backups", response_model=Backups, responses=_problems(400, 401, 403, 413, 422, 500))

@@ -11,6 +11,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 TASK_ID = r"^[A-Za-z0-9_-]{1,128}$"
 TaskId = Annotated[str, Path(pattern=TASK_ID, description="Names the task and its folder.")]
+Collections = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(max_length=1000)]
 TaskIdField = Annotated[str, Field(pattern=TASK_ID)]
 
 
@@ -21,6 +22,7 @@ class VectorOptions(BaseModel):
 
     backup_vector_tables: bool = Field(False, description="Back up the vector tables.")
     truncate_vector_tables: bool = Field(False, description="And empty truncate_tables; implies the backup.")
+    collections: Collections = Field([], description="Only these of LangChain's collections, and their embeddings.")
     skip_training: bool = Field(False, description="Do not run training_load; the vectors are managed all the same.")
 
 
@@ -49,6 +51,10 @@ class ExecuteRequest(VectorOptions):
                 raise ValueError(f"{name} is given twice, and differs")
         return self
 
+    def wanted_collections(self) -> tuple[str, ...]:
+        """The collections, wherever they stand."""
+        return tuple(self.collections or (self.vector_options.collections if self.vector_options else ()))
+
     def wants(self, name: str) -> bool:
         """A vector option, wherever it stands."""
         return bool(getattr(self, name) or (self.vector_options and getattr(self.vector_options, name)))
@@ -61,6 +67,7 @@ class BackupRequest(BaseModel):
 
     task_id: TaskIdField | None = Field(None, description="Whose folder it goes into; absent: a new one.")
     truncate_vector_tables: bool = Field(False, description="Empty truncate_tables after the backup was verified.")
+    collections: Collections = Field([], description="Only these of LangChain's collections, and their embeddings.")
 
 
 class RestoreRequest(BaseModel):
@@ -73,6 +80,7 @@ class RestoreRequest(BaseModel):
         "error", description="What becomes of rows that are there already."
     )
     task_id: TaskIdField | None = Field(None, description="Look in this task's folder alone.")
+    collections: Collections = Field([], description="Only these of the backup's, whatever the others have become.")
 
 
 class ProblemDocument(BaseModel):

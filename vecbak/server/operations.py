@@ -15,6 +15,7 @@ from vecbak.config import LoadedConfig
 from vecbak.errors import Interrupted, UsageError, VecbakError, reason_of
 from vecbak.logbook import folder_log
 from vecbak.operations.backup import back_up
+from vecbak.operations.collections import extent_of
 from vecbak.operations.job import Job
 from vecbak.operations.opening import TASK_ID, backup_folders, folder_of_backup, new_task_id, open_job, task_folder
 from vecbak.operations.prove import file_reader
@@ -23,7 +24,7 @@ from vecbak.operations.sources import backup_source
 from vecbak.operations.task_files import RESULT, claim_task, write_task_file
 from vecbak.operations.workflow import TRAINING_LOAD, WorkflowOptions, WorkflowRun, run_workflow
 from vecbak.results import RestoreResult, Result
-from vecbak.server.models import ExecuteRequest, RestoreRequest
+from vecbak.server.models import BackupRequest, ExecuteRequest, RestoreRequest
 from vecbak.server.problems import NotFound, masked
 from vecbak.server.tasks import Document, Operation, Work, result_of, workflow_result
 
@@ -38,6 +39,7 @@ def workflow_options(request: ExecuteRequest) -> WorkflowOptions:
         backup_vector_tables=request.wants("backup_vector_tables"),
         truncate_vector_tables=request.wants("truncate_vector_tables"),
         skip_training_load=request.wants("skip_training"),
+        collections=request.wanted_collections(),
     )
 
 
@@ -71,9 +73,14 @@ def execute(loaded: LoadedConfig, options: WorkflowOptions) -> Operation:
     return operation
 
 
-def backup(loaded: LoadedConfig, *, truncate: bool) -> Operation:
+def backup(loaded: LoadedConfig, request: BackupRequest) -> Operation:
     """Back up the tables, and truncate if asked."""
-    return lambda work: _recorded(loaded, work, None, lambda job: back_up(job, truncate=truncate))
+
+    def run(job: Job) -> Result:
+        extent = extent_of(request.collections, None, job.config)
+        return back_up(job, truncate=request.truncate_vector_tables, extent=extent)
+
+    return lambda work: _recorded(loaded, work, None, run)
 
 
 def restoring(loaded: LoadedConfig, found: FoundBackup, request: RestoreRequest) -> Operation:
@@ -83,7 +90,8 @@ def restoring(loaded: LoadedConfig, found: FoundBackup, request: RestoreRequest)
         with reading(found):
             reader = file_reader(job, found.manifest, found.path.parent)
             source = backup_source(found, reader, tables=(), into_schema=None, jobs=loaded.config.backup.jobs)
-            return restore(job, source, found.manifest, RestoreOptions(mode=request.mode))
+            options = RestoreOptions(mode=request.mode, collections=tuple(request.collections))
+            return restore(job, source, found.manifest, options)
 
     folder = folder_of_backup(found.path, loaded)
     return lambda work: _recorded(loaded, work, folder, run)

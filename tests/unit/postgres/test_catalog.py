@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from tests.unit.examples import column, facts, table
-from vecbak.postgres.catalog import Index, Sequence, decode_facts, facts_query
+from vecbak.postgres.catalog import Index, Sequence, decode_facts
+from vecbak.postgres.catalog_query import facts_query
 
 
 def test_facts_survive_the_way_through_json():

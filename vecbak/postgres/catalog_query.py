@@ -1,0 +1,248 @@
+"""The one query that fills the structs of `vecbak.postgres.catalog`, put together from a fragment for each fact.
+
+Catalogs: https://www.postgresql.org/docs/current/catalogs.html.
+"""
+
+from __future__ import annotations
+
+
+def facts_query(oids: list[int]) -> str:
+    """One JSON document with everything about these tables (https://www.postgresql.org/docs/current/catalogs.html)."""
+    array = "ARRAY[" + ",".join(str(oid) for oid in oids) + "]::oid[]"
+    return f"""
+SELECT json_build_object(
+  'server', json_build_object(
+    'database', current_database(), 'user', current_user, 'version', current_setting('server_version'),
+    'in_recovery', pg_is_in_recovery(), 'encoding', current_setting('server_encoding'),
+    'extensions', (SELECT json_object_agg(extname, extversion ORDER BY extname) FROM pg_catalog.pg_extension),
+    'extension_schemas', (SELECT json_object_agg(extname, extnamespace::regnamespace::text) FROM pg_catalog.pg_extension),
+    'tablespaces', (SELECT json_agg(spcname ORDER BY spcname) FROM pg_catalog.pg_tablespace)),
+  'tables', (SELECT coalesce(json_agg({_TABLE} ORDER BY wanted.position), '[]')
+    FROM unnest({array}) WITH ORDINALITY AS wanted(oid, position)
+    JOIN pg_catalog.pg_class c ON c.oid = wanted.oid
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace));
+""".replace("\n\n", "\n")
+
+
+def _list(item: str, source: str, order: str) -> str:
+    return f"(SELECT coalesce(json_agg({item} ORDER BY {order}), '[]') FROM {source})"
+
+
+def _indexes(table: str, also: str = "") -> str:
+    """Its indexes.
+
+    Args:
+        table: an alias of pg_class.
+        also: another condition.
+    """
+    return _list(
+        f"""json_build_object('name', ic.relname, 'definition', pg_get_indexdef(x.indexrelid), 'method', am.amname,
+        'tablespace', ts.spcname, 'comment', obj_description(x.indexrelid, 'pg_class'), 'valid', x.indisvalid, 'clustered', x.indisclustered,
+        'constraint', (SELECT k.conname FROM pg_catalog.pg_constraint k
+          WHERE k.conindid = x.indexrelid AND k.conrelid = {table}.oid AND k.contype IN ('p', 'u', 'x')),
+        'statistics', (SELECT coalesce(json_object_agg(a.attnum, a.attstattarget), '{{}}') FROM pg_catalog.pg_attribute a
+          WHERE a.attrelid = x.indexrelid AND a.attstattarget >= 0))""",
+        f"""pg_catalog.pg_index x JOIN pg_catalog.pg_class ic ON ic.oid = x.indexrelid JOIN pg_catalog.pg_am am ON am.oid = ic.relam
+        LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = ic.reltablespace WHERE x.indrelid = {table}.oid{also}""",
+        "ic.relname",
+    )
+
+
+def _protection(table: str) -> str:
+    policies = _list(
+        """json_build_object('name', p.polname, 'permissive', p.polpermissive, 'command',
+        CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END,
+        'roles', ARRAY(SELECT pg_get_userbyid(r.oid) FROM unnest(p.polroles) r(oid) WHERE r.oid <> 0 ORDER BY 1),
+        'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid))""",
+        f"pg_catalog.pg_policy p WHERE p.polrelid = {table}.oid",
+        "p.polname",
+    )
+    return f"json_build_object('enabled', {table}.relrowsecurity, 'forced', {table}.relforcerowsecurity, 'policies', {policies})"
+
+
+def _storage(table: str) -> str:
+    return f"""'persistence', {table}.relpersistence, 'options', coalesce({table}.reloptions, ARRAY[]::text[]),
+    'tablespace', (SELECT spcname FROM pg_catalog.pg_tablespace WHERE oid = {table}.reltablespace),
+    'access_method', (SELECT amname FROM pg_catalog.pg_am WHERE oid = {table}.relam),
+    'heap_pages', pg_relation_size({table}.oid) / current_setting('block_size')::bigint"""
+
+
+# pg_inherits also lists partitions; those are part of their parent and TRUNCATEd, copied and locked with it
+_CHILDREN = _list(
+    "i.inhrelid::regclass::text",
+    "pg_catalog.pg_inherits i JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid WHERE i.inhparent = c.oid AND NOT k.relispartition",
+    "i.inhrelid",
+)
+_FOREIGN_PARTITIONS = _list(
+    "p.relid::regclass::text",
+    "pg_catalog.pg_partition_tree(c.oid) p JOIN pg_catalog.pg_class k ON k.oid = p.relid WHERE k.relkind = 'f'",
+    "p.relid",
+)
+_FOREIGN_KEYS = _list(
+    "json_build_object('name', k.conname, 'table_oid', k.conrelid::bigint, 'table', k.conrelid::regclass::text)",
+    "pg_catalog.pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0",
+    "k.oid",
+)
+_REFERENCES = _list(
+    "DISTINCT k.confrelid::bigint",
+    "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'",
+    "k.confrelid::bigint",
+)
+_PRIMARY_KEY = _list(
+    "a.attname",
+    """pg_catalog.pg_constraint k, unnest(k.conkey) WITH ORDINALITY AS key(number, position), pg_catalog.pg_attribute a
+        WHERE k.conrelid = c.oid AND k.contype = 'p' AND a.attrelid = c.oid AND a.attnum = key.number""",
+    "key.position",
+)
+_PUBLICATIONS = _list(
+    "DISTINCT p.pubname",
+    """pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname
+        WHERE p.pubtruncate AND (t.schemaname, t.tablename) IN (
+          SELECT fn.nspname, fc.relname FROM pg_catalog.pg_class fc JOIN pg_catalog.pg_namespace fn ON fn.oid = fc.relnamespace
+          WHERE fc.oid = c.oid OR fc.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))
+             OR fc.oid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid)))""",
+    "p.pubname",
+)
+_TRUNCATE_TRIGGERS = _list(
+    "t.tgname",
+    "pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND (t.tgtype & 32) <> 0",
+    "t.tgname",
+)
+_DELETE_TRIGGERS = _list(
+    "DISTINCT t.tgname",
+    """pg_catalog.pg_trigger t WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND (t.tgtype & 8) <> 0
+        AND (t.tgrelid = c.oid OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))""",
+    "t.tgname",
+)
+_DELETE_RULES = _list(
+    "r.rulename",
+    "pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '4' AND r.ev_enabled <> 'D'",
+    "r.rulename",
+)
+# A type's binary form is not safe elsewhere if it has none, if it holds oids (reg*, and the element types that arrays and
+# rows of types from outside PostgreSQL carry), or if it is tsvector, whose order depends on the server's own sorting.
+_BINARY_OBSTACLES = """(
+          WITH RECURSIVE inner_types(oid, nested) AS (
+            SELECT a.atttypid, false
+            UNION
+            SELECT next.oid, inner_types.nested OR next.nested FROM inner_types JOIN pg_catalog.pg_type t ON t.oid = inner_types.oid,
+            LATERAL (
+              SELECT t.typbasetype AS oid, false AS nested WHERE t.typtype = 'd'
+              UNION ALL SELECT t.typelem, true WHERE t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A'
+              UNION ALL SELECT ra.atttypid, true FROM pg_catalog.pg_attribute ra
+                WHERE t.typtype = 'c' AND ra.attrelid = t.typrelid AND ra.attnum > 0 AND NOT ra.attisdropped) AS next)
+          SELECT coalesce(json_agg(DISTINCT format_type(t.oid, NULL)), '[]') FROM inner_types JOIN pg_catalog.pg_type t USING (oid)
+          WHERE t.typsend = 0 OR t.typreceive = 0 OR t.oid = 'pg_catalog.tsvector'::regtype
+             OR (t.typnamespace = 'pg_catalog'::regnamespace AND t.typname LIKE 'reg%')
+             OR (inner_types.nested AND t.oid >= 16384))"""
+_COLUMNS = _list(
+    f"""json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
+        'default', pg_get_expr(d.adbin, d.adrelid), 'generated', a.attgenerated, 'identity', a.attidentity,
+        'collation', (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_catalog.pg_collation co
+          JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+          WHERE co.oid = a.attcollation AND co.collname <> 'default'),
+        'send', (SELECT t.typsend::regproc::text FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typsend <> 0),
+        'binary_obstacles', {_BINARY_OBSTACLES}, 'comment', col_description(a.attrelid, a.attnum),
+        'storage', (SELECT CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'x' THEN 'EXTENDED' ELSE 'MAIN' END
+          FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typstorage <> a.attstorage))""",
+    """pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped""",
+    "a.attnum",
+)
+_CONSTRAINTS = _list(
+    """json_build_object('name', k.conname, 'kind', k.contype, 'definition', pg_get_constraintdef(k.oid),
+        'deferrable', k.condeferrable, 'references', nullif(k.confrelid, 0)::bigint)""",
+    "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f', 'c', 'x')",
+    "k.conname",
+)
+_SEQUENCES = _list(
+    """json_build_object('schema', sn.nspname, 'name', s.relname, 'column', a.attname, 'last_value',
+        CASE WHEN has_sequence_privilege(s.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.oid) END,
+        'options', format('INCREMENT BY %s MINVALUE %s MAXVALUE %s START WITH %s CACHE %s%s', q.seqincrement, q.seqmin, q.seqmax,
+          q.seqstart, q.seqcache, CASE WHEN q.seqcycle THEN ' CYCLE' END))""",
+    """pg_catalog.pg_depend d JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+        JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid
+        JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
+        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
+          AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')""",
+    "a.attnum",
+)
+# what columns are made of, however deep: of domains, arrays and composite types; deepest first
+_TYPES = """(
+          WITH RECURSIVE needed(oid, depth) AS (
+            SELECT a.atttypid, 0 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            UNION
+            SELECT next.oid, needed.depth + 1 FROM needed JOIN pg_catalog.pg_type t ON t.oid = needed.oid,
+            LATERAL (
+              SELECT t.typbasetype AS oid WHERE t.typtype = 'd'
+              UNION ALL SELECT t.typelem WHERE t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A'
+              UNION ALL SELECT ra.atttypid FROM pg_catalog.pg_attribute ra
+                WHERE t.typtype = 'c' AND ra.attrelid = t.typrelid AND ra.attnum > 0 AND NOT ra.attisdropped) AS next
+            WHERE needed.depth < 30)
+          SELECT coalesce(json_agg(json_build_object('sql', format_type(t.oid, NULL), 'schema', tn.nspname, 'name', t.typname,
+            'kind', CASE WHEN tc.relkind <> 'c' THEN 't' ELSE t.typtype END, 'extension', e.extname,
+            'labels', ARRAY(SELECT l.enumlabel FROM pg_catalog.pg_enum l WHERE l.enumtypid = t.oid ORDER BY l.enumsortorder),
+            'base', CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END, 'not_null', t.typnotnull,
+            'default', pg_get_expr(t.typdefaultbin, 0), 'collation', (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
+              FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
+              WHERE t.typtype = 'd' AND co.oid = t.typcollation AND co.collname <> 'default'),
+            'attributes', coalesce((SELECT json_agg(json_build_object('name', ra.attname, 'type', format_type(ra.atttypid, ra.atttypmod))
+              ORDER BY ra.attnum) FROM pg_catalog.pg_attribute ra WHERE t.typtype = 'c' AND ra.attrelid = t.typrelid
+              AND ra.attnum > 0 AND NOT ra.attisdropped), '[]'),
+            'constraints', coalesce((SELECT json_agg(json_build_object('name', k.conname, 'kind', k.contype, 'definition',
+              pg_get_constraintdef(k.oid)) ORDER BY k.conname) FROM pg_catalog.pg_constraint k WHERE k.contypid = t.oid
+              AND k.contype = 'c'), '[]')) ORDER BY d.depth DESC, t.oid), '[]')
+          FROM (SELECT oid, max(depth) AS depth FROM needed GROUP BY oid) d JOIN pg_catalog.pg_type t ON t.oid = d.oid
+          JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace LEFT JOIN pg_catalog.pg_class tc ON tc.oid = t.typrelid
+          LEFT JOIN pg_catalog.pg_depend m ON m.classid = 'pg_catalog.pg_type'::regclass AND m.objid = t.oid AND m.deptype = 'e'
+          LEFT JOIN pg_catalog.pg_extension e ON e.oid = m.refobjid
+          WHERE tn.nspname NOT IN ('pg_catalog', 'information_schema') AND e.extname IS DISTINCT FROM 'vector'
+            AND NOT (t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A'))"""
+_REACTIONS = """(
+        SELECT coalesce(json_agg(json_build_object('kind', r.kind, 'name', r.name, 'schema', rn.nspname, 'table', rc.relname,
+          'state', r.state, 'on_load', r.on_load) ORDER BY r.relation, r.kind, r.name), '[]')
+        FROM (
+          SELECT 'TRIGGER' AS kind, tgname AS name, tgrelid AS relation, tgenabled AS state, (tgtype & 20) <> 0 AS on_load
+          FROM pg_catalog.pg_trigger WHERE NOT tgisinternal
+          UNION ALL SELECT 'RULE', rulename, ev_class, ev_enabled, ev_type IN ('2', '3') FROM pg_catalog.pg_rewrite) AS r
+        JOIN pg_catalog.pg_class rc ON rc.oid = r.relation JOIN pg_catalog.pg_namespace rn ON rn.oid = rc.relnamespace
+        WHERE r.relation = c.oid OR r.relation IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))"""
+_GRANTEES = """ARRAY(
+        SELECT DISTINCT CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(acl.grantee)::text END
+        FROM aclexplode(c.relacl) acl WHERE acl.grantee <> c.relowner ORDER BY 1)"""
+# by its own name a partition is read with its own privileges and its own row-level security
+_PARTITIONS = _list(
+    f"""json_build_object('oid', pc.oid::bigint, 'schema', pn.nspname, 'name', pc.relname, 'kind', pc.relkind,
+        'parent', (SELECT relname FROM pg_catalog.pg_class WHERE oid = pt.parentrelid), 'bound', pg_get_expr(pc.relpartbound, pc.oid),
+        'partition_by', pg_get_partkeydef(pc.oid), 'table_bytes', pg_table_size(pc.oid), 'can_copy', has_table_privilege(pc.oid, 'SELECT')
+          AND has_schema_privilege(pn.oid, 'USAGE') AND NOT row_security_active(pc.oid), 'protection', {_protection("pc")},
+        'indexes', {_indexes("pc", " AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits xi WHERE xi.inhrelid = x.indexrelid)")},
+        {_storage("pc")})""",
+    """pg_catalog.pg_partition_tree(c.oid) pt JOIN pg_catalog.pg_class pc ON pc.oid = pt.relid
+        JOIN pg_catalog.pg_namespace pn ON pn.oid = pc.relnamespace WHERE pt.level > 0""",
+    "pt.level, pc.oid",
+)
+
+
+def _size(function: str) -> str:
+    """Of a table; of a partitioned one that of its partitions, for it has nothing of its own."""
+    return (
+        f"coalesce((SELECT sum({function}(relid)) FROM pg_catalog.pg_partition_tree(c.oid)), {function}(c.oid))::bigint"
+    )
+
+
+_TABLE = f"""json_build_object(
+    'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
+    {_storage("c")}, 'owner', pg_get_userbyid(c.relowner),
+    'comment', obj_description(c.oid, 'pg_class'), 'can_select', has_table_privilege(c.oid, 'SELECT'),
+    'can_insert', has_table_privilege(c.oid, 'INSERT'), 'is_owner', pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE'),
+    'is_partition', c.relispartition, 'references', {_REFERENCES}, 'primary_key', {_PRIMARY_KEY},
+    'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
+    'estimated_rows', c.reltuples::bigint, 'total_bytes', {_size("pg_total_relation_size")}, 'table_bytes', {_size("pg_table_size")},
+    'can_alter', pg_has_role(c.relowner, 'USAGE'), 'types', {_TYPES}, 'protection', {_protection("c")}, 'reactions', {_REACTIONS},
+    'grantees', {_GRANTEES}, 'partition_by', pg_get_partkeydef(c.oid), 'partitions', {_PARTITIONS},
+    'children', {_CHILDREN}, 'foreign_partitions', {_FOREIGN_PARTITIONS}, 'foreign_keys', {_FOREIGN_KEYS}, 'publications', {_PUBLICATIONS},
+    'truncate_triggers', {_TRUNCATE_TRIGGERS}, 'can_delete', has_table_privilege(c.oid, 'DELETE'),
+    'delete_triggers', {_DELETE_TRIGGERS}, 'delete_rules', {_DELETE_RULES}, 'columns', {_COLUMNS}, 'constraints', {_CONSTRAINTS},
+    'indexes', {_indexes("c")}, 'sequences', {_SEQUENCES})"""

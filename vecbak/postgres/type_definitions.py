@@ -1,0 +1,85 @@
+"""Definitions of enums, domains and composite types as statements, made from what the catalogs said.
+
+https://www.postgresql.org/docs/current/sql-createtype.html, …/sql-createdomain.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from vecbak.postgres.catalog import Table, UserType
+from vecbak.postgres.fragments import fragment
+from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
+
+MADE_KINDS = frozenset({"e", "d", "c"})
+
+
+def is_made_here(item: UserType) -> bool:
+    """Whether `create_type` can make it: it needs nothing but its definition."""
+    return item.kind in MADE_KINDS and item.extension is None
+
+
+def types_of(tables: Iterable[Table]) -> list[UserType]:
+    """The types of some tables, each once; what one is made of comes before it."""
+    found: dict[str, UserType] = {}
+    for table in tables:
+        for item in table.types:
+            found.setdefault(item.sql, item)
+    return list(found.values())
+
+
+def create_type(item: UserType) -> str:
+    """CREATE TYPE, or CREATE DOMAIN."""
+    name = quote_name(item.schema, item.name)
+    if item.kind == "e":
+        return f"CREATE TYPE {name} AS ENUM ({', '.join(quote_literal(label).strip() for label in item.labels)});"
+    if item.kind == "c":
+        fields = ", ".join(
+            f"{quote_identifier(field.name)} {fragment(field.type, item.name)}" for field in item.attributes
+        )
+        return f"CREATE TYPE {name} AS ({fields});"
+    words = [f"CREATE DOMAIN {name} AS {fragment(item.base or '', item.name)}"]
+    words += [f"COLLATE {fragment(item.collation, item.name)}"] if item.collation else []
+    words += [f"DEFAULT {fragment(item.default, item.name)}"] if item.default is not None else []
+    words += ["NOT NULL"] if item.not_null else []
+    words += [
+        f"CONSTRAINT {quote_identifier(check.name)} {fragment(check.definition, check.name)}"
+        for check in item.constraints
+    ]
+    return f"{' '.join(words)};"
+
+
+def bare_types(types: Iterable[UserType], schema: str) -> tuple[list[UserType], dict[str, str]]:
+    """The same types in another schema, without what may call functions that exist at the source alone.
+
+    Returns:
+        The types, and their new names by their old ones; for `renamed`.
+    """
+    names: dict[str, str] = {}
+    made = []
+    for number, item in enumerate(types):
+        name = f"type_{number}"  # two schemas may have types of one name
+        fields = tuple(msgspec.structs.replace(field, type=renamed(field.type, names)) for field in item.attributes)
+        made.append(
+            msgspec.structs.replace(
+                item,
+                schema=schema,
+                name=name,
+                base=renamed(item.base, names) if item.base else None,
+                attributes=fields,
+                constraints=(),
+                default=None,
+                not_null=False,
+                collation=None,
+            )
+        )
+        names[item.sql] = quote_name(schema, name)
+    return made, names
+
+
+def renamed(type: str, names: Mapping[str, str]) -> str:
+    """A type, or an array of it, by its new name."""
+    element = type.removesuffix("[]")
+    return names.get(element, element) + type[len(element) :]

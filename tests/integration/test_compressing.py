@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from vecbak.backups.draft import DraftFile
+from vecbak.backups.draft_file import DraftFile
 from vecbak.backups.formats import COMPRESSORS, Compressor
 from vecbak.errors import BackupFailed
 from vecbak.operations.exporting import compressing

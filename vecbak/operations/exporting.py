@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vecbak.backups.draft import DraftFile
+from vecbak.backups.draft_file import DraftFile
 from vecbak.backups.files import FileDamaged, FinishedFile
 from vecbak.backups.formats import COMPRESSORS, COPY_OPTIONS, Compressor, check_ends
 from vecbak.backups.rows import DumpRows

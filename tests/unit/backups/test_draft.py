@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecbak.backups import draft as drafts
+from vecbak.backups import draft_file
 from vecbak.backups.draft import amend_manifest, remove_leftovers, start_draft
+from vecbak.backups.draft_file import DraftFile
 from vecbak.backups.files import FileDamaged, Identity, hash_file, make_folder
 from vecbak.backups.formats import check_ends
 from vecbak.backups.naming import data_name, encode_table_name, manifest_name, schema_name
@@ -182,7 +184,7 @@ def test_a_change_of_size_while_it_is_received_is_noticed(draft, size, at):
 def test_a_full_disk_is_an_error_of_the_write(tmp_path):
     descriptor = os.open("/dev/full", os.O_RDWR)
     with pytest.raises(OSError, match="No space left"):
-        drafts.DraftFile(tmp_path / "x", descriptor).write(memoryview(TEXT))
+        DraftFile(tmp_path / "x", descriptor).write(memoryview(TEXT))
     os.close(descriptor)
 
 
@@ -343,14 +345,14 @@ def test_a_file_that_is_gone_is_noticed(draft):
 @pytest.mark.parametrize("change", ["grown", "shortened", "written again"])
 def test_a_file_that_changes_while_it_is_hashed_is_noticed(draft, monkeypatch, change):
     path = write(draft)
-    real = drafts.read_through
+    real = draft_file.read_through
 
     def read_and_change(descriptor, consume):
         answer = real(descriptor, consume)
         path.write_bytes({"grown": TEXT + b"3\n", "shortened": b"id\n", "written again": TEXT.upper()}[change])
         return answer
 
-    monkeypatch.setattr(drafts, "read_through", read_and_change)
+    monkeypatch.setattr(draft_file, "read_through", read_and_change)
     with pytest.raises(FileDamaged, match="changed while its checksum was taken"):
         draft.finish(CSV)
 

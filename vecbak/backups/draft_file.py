@@ -1,0 +1,75 @@
+"""One `.tmp` of a draft, whoever fills it: what was received is hashed as it comes, what a program wrote is read again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from pathlib import Path
+
+from vecbak.backups.files import FileDamaged, Identity, read_through
+from vecbak.backups.formats import END_BYTES
+
+
+class DraftFile:
+    """A `.tmp`, filled by us through `write`, or by a program that is given its name or its descriptor.
+
+    Attributes:
+        path: of the `.tmp`.
+        descriptor: open for reading and writing.
+    """
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self._digest = hashlib.sha256()
+        self._size = 0
+        self._written: Identity | None = None
+
+    def write(self, chunk: memoryview) -> None:
+        """Append to it, and to its checksum: what is hashed is what was received, whatever becomes of the file.
+
+        Raises:
+            FileDamaged: somebody else wrote into it, or cut it.
+            OSError: the disk.
+        """
+        self._check_size()
+        self._digest.update(chunk)
+        self._size += len(chunk)
+        try:
+            while chunk:
+                chunk = chunk[os.write(self.descriptor, chunk) :]
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+
+    def end(self) -> None:
+        """Nothing more is written through `write`.
+
+        Raises:
+            FileDamaged: somebody else wrote into it, or cut it.
+        """
+        self._check_size()
+        now = time.time_ns()
+        with contextlib.suppress(OSError):
+            # finer than the kernel's own file times: whoever writes from here on leaves another
+            os.utime(self.descriptor, ns=(now, now))
+        self._written = Identity.of(os.fstat(self.descriptor))
+
+    def _check_size(self) -> None:
+        # our next write would hide it: a file that was cut gets zeros where its rows were
+        if os.fstat(self.descriptor).st_size != self._size:
+            raise FileDamaged(f"{self.path.name} was changed by somebody else while it was written")
+
+    def summary(self) -> tuple[int, str, Identity]:
+        """Size, SHA-256, and what stat said when they were true: of what was written, or by reading what a program wrote."""
+        if self._written is None:
+            found = Identity.of(os.fstat(self.descriptor))
+            return *read_through(self.descriptor, None), found
+        return self._size, self._digest.hexdigest(), self._written
+
+    def ends(self) -> tuple[bytes, bytes]:
+        """Its first and its last few bytes."""
+        size = os.fstat(self.descriptor).st_size
+        return os.pread(self.descriptor, END_BYTES, 0), os.pread(self.descriptor, END_BYTES, max(0, size - END_BYTES))

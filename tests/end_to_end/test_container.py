@@ -24,9 +24,10 @@ ROWS = 8000
 LARGE = f"""
     CREATE TABLE large (id int PRIMARY KEY, v vector(1536)); ALTER TABLE large ALTER v SET STORAGE EXTERNAL;
     INSERT INTO large SELECT n, array_fill(0.1234567::real, ARRAY[1536])::vector FROM generate_series(1, {ROWS}) n"""
-SLOW_TRIGGER = """
-    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END';
-    CREATE TRIGGER slow BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION slow()"""
+# a constraint, as triggers keep still while rows are loaded
+SLOW_ROWS = """
+    CREATE FUNCTION slow(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN true; END';
+    ALTER TABLE {} ADD CHECK (slow(id::text)) NOT VALID"""
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_an_ended_backup_leaves_nothing_behind(large: Workspace, number):
 def test_an_ended_restore_leaves_nothing_behind(large: Workspace, number):
     assert large.run("backup").code == 0
     large.database.execute("DELETE FROM large WHERE id > 100")
-    large.database.execute(SLOW_TRIGGER.format("large"))
+    large.database.execute(SLOW_ROWS.format("large"))
     run = start_in_mid_copy(
         large, "restore", "latest", "--mode", "replace", "--yes", "--no-safety-backup", command="COPY FROM"
     )
@@ -122,13 +123,14 @@ def test_a_statement_that_nobody_waits_for_any_more_is_ended(large: Workspace, n
     """psql waits for the server meanwhile, and would not notice that its pipes are closed."""
     assert large.run("backup").code == 0
     large.database.execute("DELETE FROM large WHERE id > 100")
-    large.database.execute("""
-        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(90); RETURN NULL; END';
-        CREATE TRIGGER wait AFTER INSERT ON large FOR EACH STATEMENT EXECUTE FUNCTION wait()""")
+    last = f"BEGIN IF n = {ROWS} THEN PERFORM pg_sleep(90); END IF; RETURN true; END"
+    large.database.execute(f"""
+        CREATE FUNCTION wait(n int) RETURNS boolean LANGUAGE plpgsql AS '{last}';
+        ALTER TABLE large ADD CHECK (wait(id)) NOT VALID""")
     restore = ("restore", "latest", "--mode", "replace", "--yes", "--no-safety-backup")
     run = start_vecbak(*restore, "--output-dir", large.out, cwd=large.folder)
     asleep = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = %s"
-    wait_for(lambda: large.database.fetch(asleep, [large.database.name]), seconds=60, what="the trigger")
+    wait_for(lambda: large.database.fetch(asleep, [large.database.name]), seconds=60, what="the last row")
     run.send_signal(number)
     _, err = run.communicate(timeout=30)
     assert run.returncode == (-9 if number == signal.SIGKILL else 128 + number), err
@@ -195,7 +197,7 @@ def test_a_container_killed_in_mid_restore(own: Workspace):
     server = server_of(own)
     assert own.run("backup").code == 0
     own.database.execute("DELETE FROM large WHERE id > 100")
-    own.database.execute(SLOW_TRIGGER.format("large"))
+    own.database.execute(SLOW_ROWS.format("large"))
     restore = ("restore", "latest", "--mode", "replace", "--yes", "--no-safety-backup")
     run = start_in_mid_copy(own, *restore, command="COPY FROM")
     docker("kill", server.name)

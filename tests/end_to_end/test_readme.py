@@ -31,6 +31,7 @@ NOT_RUN = {  # and why
     "Installing": "installs for the reader; the wheel's test does the same in an empty environment",
     "Files of older, hand-written exporters": "tests/end_to_end/test_csv_pair.py",
     "The HTTP API": "tests/end_to_end/test_server.py",
+    "PostgreSQL in a container": "tests/end_to_end/test_container.py",
     "Loading a backup by hand": "sets what Terminal sets",
 }
 

@@ -19,9 +19,10 @@ from tests.support.proxy import Proxy
 from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD, Database, Server
 from tests.support.workspace import Workspace
 
-SLOW_TRIGGER = f"""
-    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END';
-    CREATE TRIGGER slow BEFORE INSERT ON {EMBEDDING} FOR EACH ROW EXECUTE FUNCTION slow()"""
+# a constraint, as triggers keep still while rows are loaded
+SLOW_ROWS = f"""
+    CREATE FUNCTION slow(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN true; END';
+    ALTER TABLE {EMBEDDING} ADD CHECK (slow(id::text)) NOT VALID"""
 LOADING = (
     "SELECT pid FROM pg_stat_activity WHERE application_name = 'vecbak guard' AND query LIKE 'COPY%%' AND datname = %s"
 )
@@ -33,7 +34,7 @@ def workspace(tmp_path, filled18: Database) -> Workspace:
     workspace = Workspace(tmp_path, filled18)
     assert workspace.run("backup").code == 0
     filled18.execute(f"UPDATE {EMBEDDING} SET document = 'now: ' || document")
-    filled18.execute(SLOW_TRIGGER)
+    filled18.execute(SLOW_ROWS)
     return workspace
 
 
@@ -67,7 +68,7 @@ def test_a_large_file_does_not_keep_it_waiting(tmp_path, database18: Database, f
         CREATE TABLE {EMBEDDING} (id int PRIMARY KEY, x text);
         INSERT INTO {EMBEDDING} SELECT n, (SELECT string_agg(md5(n::text || k), '') FROM generate_series(1, 200) k)
           FROM generate_series(1, 2000) n;
-        {SLOW_TRIGGER}""")
+        {SLOW_ROWS}""")
     workspace = Workspace(tmp_path, database18)
     workspace.save(
         vector_tables={"supported_tables": [EMBEDDING], "truncate_tables": [EMBEDDING]},
@@ -145,7 +146,7 @@ def test_the_server_is_killed(tmp_path, server_folder, how):
             workspace = Workspace(tmp_path, database)
             assert workspace.run("backup").code == 0
             database.execute(f"UPDATE {EMBEDDING} SET document = 'now: ' || document")
-            database.execute(SLOW_TRIGGER)
+            database.execute(SLOW_ROWS)
             before = both(database)
             process, _ = start_restore(workspace)
             server.kill() if how == "SIGKILL" else server.stop("immediate")

@@ -19,10 +19,11 @@ PREFIX = "vecbak-test-"
 
 
 def docker(*arguments: object, check: bool = True, timeout: float = 60) -> str:
-    """Run `docker` and return what it prints."""
+    """Run `docker`, which finds the password in its environment, and return what it prints."""
     done = subprocess.run(
-        ["docker", *map(str, arguments)], check=False, capture_output=True, text=True, timeout=timeout
-    )
+        ["docker", *map(str, arguments)], check=False, capture_output=True, text=True, timeout=timeout,
+        env={**os.environ, "POSTGRES_PASSWORD": SUPERUSER_PASSWORD},
+    )  # fmt: skip
     assert done.returncode == 0 or not check, done.stderr
     return done.stdout.strip()
 
@@ -50,7 +51,7 @@ class ContainerServer(Cluster):
         words = [word for item in settings.items() for word in ("-c", "=".join(item))]
         docker(
             "run", "--detach", "--name", self.name, "--publish", "127.0.0.1::5432", "--shm-size=256m",
-            "--env", f"POSTGRES_PASSWORD={SUPERUSER_PASSWORD}", *options, ensure_image(major), "postgres", *words,
+            "--env", "POSTGRES_PASSWORD", *options, ensure_image(major), "postgres", *words,
         )  # fmt: skip
         self.wait()
 

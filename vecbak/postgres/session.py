@@ -92,15 +92,16 @@ class Session:
         marked = f"{request}\n\\warn {mark}\n\\echo {mark} :ERROR :SQLSTATE :ROW_COUNT\n"
         end = re.compile(rf"^{self._mark} (\S+) (\S+) (\S+)\n".encode(), re.MULTILINE)
         output, errors = self._process.output, self._process.errors
-        warned = f"{self._mark}\n".encode()
-        searched = 0
+        warning = f"{self._mark}\n".encode()
+        searched, warned = 0, False
 
         def answered() -> bool:
-            nonlocal searched
+            nonlocal searched, warned
             found = end.search(output, searched)
             searched = max(0, len(output) - 128) if not found else searched
             # what was said on one stream may arrive later than what was said after it on the other
-            return found is not None and errors.endswith(warned)
+            warned = warned or warning in errors
+            return found is not None and warned
 
         data = marked.encode("utf-8", "surrogateescape")
         in_time = self._process.exchange(data, time.monotonic() + timeout, answered)

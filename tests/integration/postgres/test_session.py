@@ -15,7 +15,8 @@ from tests.support.server import SUPERUSER_PASSWORD
 from tests.unit.examples import column, table
 from vecbak.errors import ConnectionFailed
 from vecbak.postgres import queries
-from vecbak.postgres.catalog import decode_facts, facts_query
+from vecbak.postgres.catalog import decode_facts
+from vecbak.postgres.catalog_query import facts_query
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.guard import open_guard
 from vecbak.postgres.names import TableName

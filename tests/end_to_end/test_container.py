@@ -207,7 +207,7 @@ def test_a_container_killed_in_mid_restore(own: Workspace):
     docker("start", server.name)
     server.wait()
     assert own.database.count("large") == 100
-    own.database.execute("DROP TRIGGER slow ON large")
+    own.database.execute("DROP FUNCTION slow CASCADE")
     done = own.run(*restore)
     assert done.code == 0, done.stderr
     assert own.database.count("large") == ROWS

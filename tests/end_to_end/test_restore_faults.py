@@ -101,7 +101,7 @@ def test_vecbak_is_killed(workspace: Workspace, number):
     assert both(workspace.database) == before
     assert len(workspace.files("vector_backup_*.json")) == 2  # the safety backup stays
     assert workspace.run("verify", "latest").code == 0
-    workspace.database.execute(f"DROP TRIGGER slow ON {EMBEDDING}")
+    workspace.database.execute("DROP FUNCTION slow CASCADE")
     first = sorted(workspace.backups.glob("vector_backup_*.json"))[0]
     assert workspace.run("restore", first, "--mode", "replace").code == 0
 
@@ -246,7 +246,7 @@ def test_two_restores_at_once(workspace: Workspace):
 @pytest.mark.parametrize("forward", [True, False])
 def test_the_connection_breaks_during_commit(workspace: Workspace, forward):
     database = workspace.database
-    database.execute(f"DROP TRIGGER slow ON {EMBEDDING}")
+    database.execute("DROP FUNCTION slow CASCADE")
     before = both(database)
     cut = {"cut_at": b"COMMIT;", "on_connection_with": b"ANALYZE", "forward": forward}
     with Proxy(database.server.port, **cut) as proxy:

@@ -10,6 +10,7 @@ import argparse
 import datetime
 import os
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -177,6 +178,16 @@ def all_ways(endpoint: Endpoint, folder: Path) -> list[Way]:
             ["sha256sum", f"{out}/bare"],
         ]
 
+    def floor(options: str) -> Callable[[Path], list[list[str]]]:
+        half = middle_page(endpoint)
+        copies = [
+            shlex.join(
+                psql(f"\\copy (SELECT * FROM {TABLE} WHERE ctid {side} '({half},0)') to /dev/null with ({options})")
+            )
+            for side in ("<", ">=")
+        ]
+        return lambda out: [["sh", "-c", f"{copies[0]} & {copies[1]} && wait $!"]]
+
     def pg_dump(*options: str) -> Callable[[Path], list[list[str]]]:
         command = [f"{bin_dir}/pg_dump", f"--dbname={conninfo}", "--data-only", f"--table={TABLE}", "-Fc", *options]
         return lambda out: [[*command, f"--file={out}/dump"]]
@@ -201,10 +212,20 @@ def all_ways(endpoint: Endpoint, folder: Path) -> list[Way]:
         vecbak("csv", 1),
         vecbak("csv", 2),
         vecbak("csv", 2, "zstd"),
+        Way(
+            "two `\\copy` csv at once, half the table each, to /dev/null: the floor",
+            "`\\copy` csv",
+            floor("format csv"),
+        ),
         Way("`\\copy` binary", "`\\copy` binary", bare("format binary")),
         vecbak("binary", 1),
         vecbak("binary", 2),
         vecbak("binary", 2, "zstd"),
+        Way(
+            "two `\\copy` binary at once, half the table each, to /dev/null: the floor",
+            "`\\copy` binary",
+            floor("format binary"),
+        ),
         Way("`\\copy` binary, `sync`, `sha256sum` by hand", "`\\copy` binary", by_hand("format binary")),
         Way("`\\copy` csv, `sync`, `sha256sum` by hand", "`\\copy` csv", by_hand("format csv")),
         Way("psycopg fetch + csv.writer", "`\\copy` csv", loop),
@@ -213,6 +234,14 @@ def all_ways(endpoint: Endpoint, folder: Path) -> list[Way]:
         Way("`pg_dump -Fc` (its default gzip)", "`\\copy` binary", pg_dump(), once=True),
     ]
     return [way for way in ways if "zstd" not in way.name or shutil.which("zstd")]
+
+
+def middle_page(endpoint: Endpoint) -> int:
+    """The table's page that has half of the pages before it."""
+    with psycopg.connect(endpoint.conninfo) as connection:
+        found = connection.execute("SELECT relpages / 2 FROM pg_class WHERE relname = %s", [TABLE]).fetchone()
+        assert found
+        return int(found[0])
 
 
 def measure(way: Way, folder: Path) -> None:

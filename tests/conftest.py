@@ -142,14 +142,14 @@ def database18(server18: Server) -> Iterator[Database]:
 
 
 @pytest.fixture
-def filled(database: Database) -> Database:
+def filled(server: Server) -> Iterator[Database]:
     """LangChain's tables with 62 documents, on each version in turn."""
-    langchain.fill(database, 62)
-    return database
+    with server.new_database(template=langchain.template(server)) as database:
+        yield database
 
 
 @pytest.fixture
-def filled18(database18: Database) -> Database:
+def filled18(server18: Server) -> Iterator[Database]:
     """LangChain's tables with 62 documents on PostgreSQL 18."""
-    langchain.fill(database18, 62)
-    return database18
+    with server18.new_database(template=langchain.template(server18)) as database:
+        yield database

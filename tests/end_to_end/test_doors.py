@@ -116,8 +116,8 @@ def test_a_clock_that_jumps_back(workspace: Workspace):
     assert len(workspace.run("list", "--json").json) == 3
 
 
-def test_five_hundred_tables(tmp_path, database18: Database):
-    names = [f"t{number:04d}" for number in range(500)]
+def test_a_thousand_tables(tmp_path, database18: Database):
+    names = [f"t{number:04d}" for number in range(1000)]
     with database18.connect(autocommit=False) as connection:
         for name in names:
             connection.execute(
@@ -127,10 +127,10 @@ def test_five_hundred_tables(tmp_path, database18: Database):
     workspace.save(vector_tables={"supported_tables": names, "truncate_tables": names})
     done = workspace.run("truncate", "--json", timeout=240)
     assert done.code == 0, done.stderr
-    assert done.json["summary"]["tables"] == 500
-    assert all(database18.count(name) == 0 for name in names[::50])
+    assert done.json["summary"]["tables"] == 1000
+    assert all(database18.count(name) == 0 for name in names[::100])
     assert workspace.run("restore", "latest", timeout=240).code == 0
-    assert all(database18.count(name) == 1 for name in names[::50])
+    assert all(database18.count(name) == 1 for name in names[::100])
 
 
 # names and arguments

@@ -23,8 +23,16 @@ def other(server: Server):
         yield database
 
 
+@pytest.fixture
+def other18(server18: Server):
+    """The same on PostgreSQL 18."""
+    with server18.new_database() as database:
+        yield database
+
+
 @pytest.mark.parametrize("name", LIBRARIES)
-def test_a_librarys_tables_come_back(tmp_path, database: Database, other: Database, name):
+def test_a_librarys_tables_come_back(tmp_path, database18: Database, other18: Database, name):
+    database, other = database18, other18
     library = LIBRARIES[name]
     libraries.fill(name, database)
     before, found = content(database, library.tables), libraries.search(name, database)

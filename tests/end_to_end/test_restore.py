@@ -338,6 +338,7 @@ def test_readers_in_the_way(backed_up: Workspace):
     assert both(backed_up.database) == before
 
 
+@pytest.mark.local  # what is done to triggers is SQL, and the same there
 @pytest.mark.parametrize(
     "trigger",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -220,7 +221,10 @@ def test_no_row_is_lost_under_writers(tmp_path, filled: Database):
         stop.set()
         for thread in threads:
             thread.join()
-    saved = "".join(path.read_text() for path in workspace.backups.glob(f"{EMBEDDING}_*.csv"))
+    saved: set[str] = set()
+    for path in workspace.backups.glob(f"{EMBEDDING}_*.csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            saved |= {row["id"] for row in csv.DictReader(file)}
     there = set(content_ids(filled))
     lost = [key for keys in acknowledged for key in keys if key not in there and key not in saved]
     assert lost == []

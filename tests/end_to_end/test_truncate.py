@@ -92,7 +92,7 @@ def test_no_committed_row_is_lost_under_three_writers(database, tmp_path):
     for thread in writers:
         thread.start()
     try:
-        for _ in range(20):
+        for _ in range(8):
             done = space.run("truncate", "--json")
             assert done.code == 0, done.stderr
             assert done.json["truncate_performed"] is True
@@ -103,10 +103,10 @@ def test_no_committed_row_is_lost_under_three_writers(database, tmp_path):
     assert not failures
     saved = [one for path in space.backups.glob(f"{EMBEDDING}_*.csv") for one in ids_in(path)]
     left = [one for (one,) in database.fetch(f"SELECT id FROM {EMBEDDING}")]
-    assert len(list(space.backups.glob("vector_backup_*.json"))) == 20
+    assert len(list(space.backups.glob("vector_backup_*.json"))) == 8
     assert len(saved) + len(left) == len(set(saved) | set(left)), "a row is in two places"
     assert set(saved) | set(left) == committed
-    assert len(committed) > 300, "the writers hardly wrote: the test proves nothing"
+    assert len(committed) > 150, "the writers hardly wrote: the test proves nothing"
 
 
 def test_rows_committed_while_the_guard_waits_for_its_lock_are_in_the_backup(filled, tmp_path):

@@ -47,6 +47,7 @@ def manifest(workspace: Workspace) -> Path:
     return next(workspace.backups.glob("vector_backup_*.json"))
 
 
+@pytest.mark.local  # verifying reads files alone
 def test_an_intact_backup(backup: Workspace):
     done = backup.run("verify", "latest", "--json")
     assert done.code == 0, done.stderr
@@ -76,6 +77,7 @@ def test_a_flipped_bit_is_found(backup: Workspace):
     assert backup.run("verify", "latest").code == 0
 
 
+@pytest.mark.local  # verifying reads files alone
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
@@ -130,6 +132,7 @@ def test_every_damaged_file_is_told(plain: Workspace):
     assert len(done.json["errors"]) == 2
 
 
+@pytest.mark.local  # verifying reads files alone
 @pytest.mark.parametrize("content", [b"", b"{}", b"not json", b"[]", b"\xff\xfe", b'{"format_version": 99}'])
 def test_a_damaged_manifest(plain: Workspace, content):
     path = manifest(plain)

@@ -201,6 +201,11 @@ def _alter(strike: Strike) -> None:
     strike.behind(f"ALTER TABLE {EMBEDDING} ADD COLUMN added int")
 
 
+def _drop(strike: Strike) -> None:
+    # taken back afterwards, so that the rows can be counted
+    strike.behind(f"DROP TABLE {EMBEDDING} CASCADE; ROLLBACK")
+
+
 def _revoke(privilege: str) -> Act:
     return lambda strike: strike.database.execute(f"REVOKE {privilege} ON {EMBEDDING} FROM loser")
 
@@ -270,7 +275,9 @@ def _stopping_compressor(strike: Strike) -> None:
 
 def _loud_psql(strike: Strike) -> None:
     wrapped = psql_filter(
-        strike.workspace.folder, "sys.stderr.write('NOTICE: ' + 'x' * 3_000_000 + chr(10)); sys.stderr.flush()"
+        strike.workspace.folder,
+        "if line.startswith(('BEGIN', '\\\\copy', 'TRUNCATE', 'COMMIT', 'ANALYZE')):\n"
+        "    sys.stderr.write('NOTICE: ' + 'x' * 3_000_000 + chr(10)); sys.stderr.flush()",
     )
     strike.workspace.save(connection={"bin_dir": str(wrapped)})
 
@@ -369,6 +376,9 @@ FAULTS: dict[str, Fault] = {
         "truncate": _steps("locked", "logged"), "restore": ("restore locked", "copied")}),
     "an ALTER queues": Fault(_alter, frozenset({5, 7}), {
         "backup": _steps("locked", "workers open"), "truncate": _steps("locked", "workers open"), "restore": ("restore locked",)}),
+    "a DROP queues": Fault(_drop, frozenset({5, 7}), {
+        "backup": ("locked", "workers open"), "truncate": ("checked", "workers open"), "restore": ("restore locked",)}),
+    "a DROP queues behind us": Fault(_drop, frozenset({0}), {"truncate": ("copied", "truncated"), "restore": ("saved", "built")}),
     "an ALTER queues in mid-copy": Fault(_alter, frozenset({0, 5}), {"truncate": ("copying", "finishing"), "restore": ("copying",)}),
     "an ALTER queues behind us": Fault(_alter, frozenset({0}), {
         "truncate": _steps("copied", "truncated"), "restore": ("copied", *_steps("saved", "built"))}),

@@ -154,6 +154,8 @@ def test_a_mark_may_come_in_pieces(runner, tmp_path):
     psql.write_text(
         f"#!{sys.executable}\nimport sys, time\n"
         "for line in sys.stdin:\n"
+        "    if line.startswith('\\\\warn'):\n"
+        '        print(line.split("\'")[1], file=sys.stderr, flush=True)\n'
         "    if line.startswith('\\\\echo'):\n"
         "        for letter in 'answer\\n' + line.split(\"'\")[1] + ' false 00000 7\\n':\n"
         "            print(letter, end='', flush=True)\n"

@@ -172,8 +172,8 @@ def test_no_reader_becomes_a_deadlocks_victim(filled18, tmp_path):
         reader.execute(f"SET LOCAL deadlock_timeout = '{1000 + number * 370}ms'")
         reader.execute(f"SELECT count(*) FROM {COLLECTION}")
     run = start_vecbak("truncate", "--json", "--output-dir", space.out, cwd=tmp_path)
-    guarded = "SELECT 1 FROM pg_locks WHERE granted AND mode = 'ShareRowExclusiveLock'"
-    wait_until(lambda: filled18.fetch(guarded), what="the guard")
+    guarded = "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'ShareRowExclusiveLock'"
+    wait_until(lambda: filled18.value(guarded) == 2, what="the guard's locks on both tables")
     threads = [threading.Thread(target=write, args=pair) for pair in enumerate(readers)]
     for thread in threads:
         thread.start()

@@ -79,8 +79,9 @@ class Draft:
         identity = self._finished[final] = Identity.of(os.fstat(descriptor))
         if not identity.is_content_of(before):
             raise FileDamaged(f"{final.name} changed after its checksum was taken")
+        is_racy = file.is_racy
         os.close(self._files.pop(path).descriptor)
-        return FinishedFile(final, size, sha256, identity, identity.is_racy())
+        return FinishedFile(final, size, sha256, identity, is_racy)
 
     def start_writeback(self) -> None:
         """Let the disk begin with what programs have written so far; fsync waits the less for it."""

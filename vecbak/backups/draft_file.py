@@ -26,6 +26,7 @@ class DraftFile:
         self._digest = hashlib.sha256()
         self._size = 0
         self._written: Identity | None = None
+        self._is_stamped = False
 
     def write(self, chunk: memoryview) -> None:
         """Append to it, and to its checksum: what is hashed is what was received, whatever becomes of the file.
@@ -51,11 +52,21 @@ class DraftFile:
             FileDamaged: somebody else wrote into it, or cut it.
         """
         self._check_size()
+        self._written = self._stamp()
+
+    def _stamp(self) -> Identity:
+        # finer than the kernel's own file times: whoever writes from here on leaves another
         now = time.time_ns()
         with contextlib.suppress(OSError):
-            # finer than the kernel's own file times: whoever writes from here on leaves another
             os.utime(self.descriptor, ns=(now, now))
-        self._written = Identity.of(os.fstat(self.descriptor))
+        found = Identity.of(os.fstat(self.descriptor))
+        self._is_stamped = found.modified_ns == now
+        return found
+
+    @property
+    def is_racy(self) -> bool:
+        """Whether a change after `summary` might leave no trace in stat: the file system's times are coarse."""
+        return not self._is_stamped and Identity.of(os.fstat(self.descriptor)).is_racy()
 
     def _check_size(self) -> None:
         # our next write would hide it: a file that was cut gets zeros where its rows were
@@ -65,7 +76,7 @@ class DraftFile:
     def summary(self) -> tuple[int, str, Identity]:
         """Size, SHA-256, and what stat said when they were true: of what was written, or by reading what a program wrote."""
         if self._written is None:
-            found = Identity.of(os.fstat(self.descriptor))
+            found = self._stamp()
             return *read_through(self.descriptor, None), found
         return self._size, self._digest.hexdigest(), self._written
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import resource
 import signal
@@ -70,7 +69,7 @@ def test_a_clock_that_jumps_back_makes_the_newest_rows_not_the_oldest(workspace:
     for number, moment in enumerate((now, now - timedelta(days=400), now - timedelta(days=399))):
         workspace.database.execute(f"UPDATE {EMBEDDING} SET document = %s", [f"generation {number}"])
         with open_job(load_config(workspace.folder / "vecbak.yaml"), task_id="t", output_dir=workspace.out) as job:
-            there = dataclasses.replace(job, clock=lambda moment=moment: moment)
+            there = msgspec.structs.replace(job, clock=lambda moment=moment: moment)
             made.append(back_up(there, truncate=number == 2, prune=True).backup_id)
     assert ids(workspace) == [made[2]]  # by the clock it would be the older one
     done = workspace.run("restore", "latest")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -110,7 +110,9 @@ def test_a_clock_that_jumps_back(workspace: Workspace):
     ids = []
     for moment in (now, now - timedelta(days=400), now):
         with open_job(load_config(workspace.folder / "vecbak.yaml"), task_id="t", output_dir=workspace.out) as job:
-            ids.append(back_up(dataclasses.replace(job, clock=lambda moment=moment: moment), truncate=False).backup_id)
+            ids.append(
+                back_up(msgspec.structs.replace(job, clock=lambda moment=moment: moment), truncate=False).backup_id
+            )
     assert len(set(ids)) == 3
     assert workspace.run("verify", "latest").code == 0
     assert len(workspace.run("list", "--json").json) == 3

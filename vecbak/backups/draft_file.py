@@ -25,8 +25,9 @@ class DraftFile:
         self.descriptor = descriptor
         self._digest = hashlib.sha256()
         self._size = 0
-        self._written: Identity | None = None
+        self._seen = Identity.of(os.fstat(descriptor))
         self._is_stamped = False
+        self._is_received = False
 
     def write(self, chunk: memoryview) -> None:
         """Append to it, and to its checksum: what is hashed is what was received, whatever becomes of the file.
@@ -35,7 +36,7 @@ class DraftFile:
             FileDamaged: somebody else wrote into it, or cut it.
             OSError: the disk.
         """
-        self._check_size()
+        self._check_untouched()
         self._digest.update(chunk)
         self._size += len(chunk)
         try:
@@ -44,6 +45,7 @@ class DraftFile:
         except OSError as error:
             error.filename = str(self.path)
             raise
+        self._stamp()
 
     def end(self) -> None:
         """Nothing more is written through `write`.
@@ -51,34 +53,34 @@ class DraftFile:
         Raises:
             FileDamaged: somebody else wrote into it, or cut it.
         """
-        self._check_size()
-        self._written = self._stamp()
+        self._check_untouched()
+        self._is_received = True
 
-    def _stamp(self) -> Identity:
+    def _check_untouched(self) -> None:
+        # our next write would hide it: a file that was cut gets zeros where its rows were
+        found = Identity.of(os.fstat(self.descriptor))
+        if found != self._seen or found.size != self._size:
+            raise FileDamaged(f"{self.path.name} was changed by somebody else while it was written")
+
+    def _stamp(self) -> None:
         # finer than the kernel's own file times: whoever writes from here on leaves another
         now = time.time_ns()
         with contextlib.suppress(OSError):
             os.utime(self.descriptor, ns=(now, now))
-        found = Identity.of(os.fstat(self.descriptor))
-        self._is_stamped = found.modified_ns == now
-        return found
+        self._seen = Identity.of(os.fstat(self.descriptor))
+        self._is_stamped = self._seen.modified_ns == now
 
     @property
     def is_racy(self) -> bool:
-        """Whether a change after `summary` might leave no trace in stat: the file system's times are coarse."""
-        return not self._is_stamped and Identity.of(os.fstat(self.descriptor)).is_racy()
-
-    def _check_size(self) -> None:
-        # our next write would hide it: a file that was cut gets zeros where its rows were
-        if os.fstat(self.descriptor).st_size != self._size:
-            raise FileDamaged(f"{self.path.name} was changed by somebody else while it was written")
+        """Whether a change after `summary` might leave no trace in stat: the file system does not keep the times that it is told."""
+        return not self._is_stamped
 
     def summary(self) -> tuple[int, str, Identity]:
         """Size, SHA-256, and what stat said when they were true: of what was written, or by reading what a program wrote."""
-        if self._written is None:
-            found = self._stamp()
-            return *read_through(self.descriptor, None), found
-        return self._size, self._digest.hexdigest(), self._written
+        if self._is_received:
+            return self._size, self._digest.hexdigest(), self._seen
+        self._stamp()
+        return *read_through(self.descriptor, None), self._seen
 
     def ends(self) -> tuple[bytes, bytes]:
         """Its first and its last few bytes."""

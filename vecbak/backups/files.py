@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 READ_BYTES = 1 << 20
 RACY_NS = 100_000_000  # a kernel tick is 10 ms at the most; network file systems are coarser
@@ -19,8 +19,7 @@ class FileDamaged(Exception):
     """A file is not what was written into it; the message names it and says how it differs."""
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """What changes when a file is touched (stat(2))."""
 
     device: int
@@ -36,15 +35,14 @@ class Identity:
 
     def is_content_of(self, other: Identity) -> bool:
         """Whether it is the same file with the same content; a rename changes ctime alone."""
-        return dataclasses.replace(self, changed_ns=other.changed_ns) == other
+        return msgspec.structs.replace(self, changed_ns=other.changed_ns) == other
 
     def is_racy(self) -> bool:
         """Whether it was written so lately that a later change could bear the same time: the kernel's file times are coarse."""
         return time.time_ns() - self.modified_ns < RACY_NS
 
 
-@dataclass(frozen=True)
-class FinishedFile:
+class FinishedFile(msgspec.Struct, frozen=True):
     """A file under its final name.
 
     Attributes:

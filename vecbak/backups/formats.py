@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 Format = Literal["csv", "binary", "pg_dump"]
 Compression = Literal["none", "zstd", "lz4", "gzip"]
@@ -22,8 +23,7 @@ _DUMP_SIGNATURE = b"PGDMP"
 END_BYTES = 16
 
 
-@dataclass(frozen=True)
-class Compressor:
+class Compressor(msgspec.Struct, frozen=True):
     """A compression program.
 
     Attributes:

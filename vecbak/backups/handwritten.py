@@ -9,9 +9,10 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 MAXIMUM_RECORD_BYTES = 256 << 20
 
@@ -31,16 +32,14 @@ class BadRecord(ValueError):
     """A record that cannot be read; the message says why."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """One record of a file: the line that it begins in, counted from 1, and its bytes."""
 
     line: int
     raw: bytes
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """A column that values are made for: its type as format_type tells it, and whether it may be null."""
 
     type: str

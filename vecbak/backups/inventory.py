@@ -7,9 +7,10 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+
+import msgspec
 
 from vecbak.backups import manifest as manifests
 from vecbak.backups.manifest import DamagedManifest, Manifest
@@ -22,16 +23,14 @@ log = logging.getLogger(__name__)
 _PAIR = re.compile(r"langchain_pg_(collection|embedding)_([0-9_T-]+)\.csv")
 
 
-@dataclass(frozen=True)
-class FoundBackup:
+class FoundBackup(msgspec.Struct, frozen=True):
     """A manifest on disk."""
 
     path: Path
     manifest: Manifest
 
 
-@dataclass(frozen=True)
-class FoundPair:
+class FoundPair(msgspec.Struct, frozen=True):
     """Two CSV files that an older, hand-written exporter left: no manifest, so nothing is known of them but names and sizes."""
 
     collection: Path
@@ -44,8 +43,7 @@ class FoundPair:
         return self.collection.stat().st_size + self.embedding.stat().st_size
 
 
-@dataclass(frozen=True)
-class Inventory:
+class Inventory(msgspec.Struct, frozen=True):
     """What was found: backups newest first, pairs without a manifest, and manifests that cannot be used, with the reason."""
 
     backups: tuple[FoundBackup, ...]

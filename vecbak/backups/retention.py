@@ -8,8 +8,9 @@ the only copy of its rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
+
+import msgspec
 
 from vecbak.config import Retention
 
@@ -18,8 +19,7 @@ ONLY_COPY = "only copy of the rows truncated from"
 PERHAPS_ONLY_COPY = "perhaps the only copy of the rows of"
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(msgspec.Struct, frozen=True):
     """One good backup, as far as the rules look at it.
 
     Attributes:

@@ -41,7 +41,7 @@ def init(settings: Settings, discover: bool, dsn: str | None, config: str | None
 
 def _discovered(settings: Settings, path: Path, dsn: str | None) -> str:
     """The starter file for a database's tables."""
-    import dataclasses
+    import msgspec
 
     from vecbak.config import Config, LoadedConfig
     from vecbak.errors import UsageError
@@ -54,7 +54,7 @@ def _discovered(settings: Settings, path: Path, dsn: str | None) -> str:
     loaded = LoadedConfig(Config(), path.absolute())
     endpoint = endpoint_from_dsn(dsn, loaded) if dsn is not None else endpoint_from_config(loaded)
     with open_local_job(settings, loaded, as_json=False) as job:
-        return starter_for(discover(dataclasses.replace(job, endpoint=endpoint)), dsn)
+        return starter_for(discover(msgspec.structs.replace(job, endpoint=endpoint)), dsn)
 
 
 @click.command("list")

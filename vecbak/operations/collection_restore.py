@@ -7,11 +7,11 @@ collection is ever deleted, for that would take its embeddings along.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from vecbak.backups.manifest import Manifest
 from vecbak.backups.verified import VerifiedBackup
@@ -29,8 +29,7 @@ from vecbak.postgres.guard import Guard
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Scope:
+class Scope(msgspec.Struct, frozen=True):
     """The collections to restore.
 
     Attributes:
@@ -84,7 +83,7 @@ def only_the_pair(source: Source) -> Source:
             "collections are restored from LangChain's two tables, and these are not both in the backup or asked for",
             "Leave out --table.",
         )
-    return dataclasses.replace(source, tables=(tables[pair.collections], tables[pair.embeddings]))
+    return msgspec.structs.replace(source, tables=(tables[pair.collections], tables[pair.embeddings]))
 
 
 def collections_here(guard: Guard, pair: Pair, tables: Mapping[str, Table], names: Sequence[str]) -> dict[str, str]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.config import Config
@@ -99,8 +100,7 @@ def divide(pair: Pair, tables: Mapping[str, Table], keys: Collection[str]) -> di
     }
 
 
-@dataclass(frozen=True)
-class Collections:
+class Collections(msgspec.Struct, frozen=True):
     """Some collections: their rows in the collection table, which stay, and their embeddings.
 
     Attributes:

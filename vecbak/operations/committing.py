@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from vecbak.operations.job import Job
 from vecbak.postgres.guard import Guard, transaction_outcome
@@ -16,8 +17,7 @@ log = logging.getLogger(__name__)
 OUTCOME_SECONDS = 5.0  # at least; a server that crashed needs time to recover
 
 
-@dataclass(frozen=True)
-class Ending:
+class Ending(msgspec.Struct, frozen=True):
     """How a transaction ended, and what psql said if it was not answered."""
 
     outcome: Literal["committed", "aborted", "unknown"]

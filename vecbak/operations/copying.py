@@ -7,8 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vecbak.backups.draft import Draft
 from vecbak.backups.files import FileDamaged, FinishedFile
@@ -21,8 +22,7 @@ from vecbak.postgres.worker import Worker
 POLL_SECONDS = 0.25
 
 
-@dataclass(frozen=True)
-class Copied:
+class Copied(msgspec.Struct, frozen=True):
     """One file's outcome: either a finished file or an error.
 
     Attributes:

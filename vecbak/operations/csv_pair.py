@@ -7,9 +7,10 @@ import csv
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
+
+import msgspec
 
 from vecbak.backups import handwritten
 from vecbak.backups.files import FileDamaged, FinishedFile, examine_file
@@ -32,13 +33,12 @@ _OLDER = {"uuid": Target("uuid", True), "custom_id": Target("character varying",
 _STAMP = re.compile(r"_(\d[0-9_T-]*)\.csv$")
 
 
-@dataclass
-class _BadRows:
+class _BadRows(msgspec.Struct):
     """Rows that cannot be read: the first ones for the message, all of them for `--skip-bad-rows`."""
 
     file: TextIO | None
     count: int = 0
-    told: list[str] = field(default_factory=list)
+    told: list[str] = msgspec.field(default_factory=list)
 
     def add(self, path: Path, record: Record, reason: str) -> None:
         self.count += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from vecbak.errors import Refused
 from vecbak.operations.job import Job
@@ -14,8 +15,7 @@ from vecbak.postgres.surroundings import VECTOR_TABLES, vector_dimensions
 from vecbak.results import human_size
 
 
-@dataclass(frozen=True)
-class DiscoveredTable:
+class DiscoveredTable(msgspec.Struct, frozen=True):
     """One table.
 
     Attributes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from vecbak.backups.draft_file import DraftFile
 from vecbak.backups.files import FileDamaged, FinishedFile
@@ -27,8 +28,7 @@ from vecbak.postgres.worker import Worker
 LAST_WORDS_SECONDS = 0.5  # for what a program says when it ends
 
 
-@dataclass(frozen=True)
-class CopyTask:
+class CopyTask(msgspec.Struct, frozen=True):
     """One file to make: the config's name for its table, the part of it, and the file's final name."""
 
     label: str
@@ -54,8 +54,7 @@ class Exporter(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class CopyExporter:
+class CopyExporter(msgspec.Struct, frozen=True):
     r"""`\copy` in the worker's own session; its rows pass through us into the file, or into a compressor.
 
     Attributes:
@@ -133,8 +132,7 @@ def compressing(
         process.stop()
 
 
-@dataclass(frozen=True)
-class DumpExporter:
+class DumpExporter(msgspec.Struct, frozen=True):
     """pg_dump under the guard's snapshot, one file a table; pg_restore then reads it back, and its rows are counted.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.config import Config
@@ -17,8 +18,7 @@ from vecbak.postgres.guard import Guard, Truncated
 from vecbak.postgres.names import has_control_characters
 
 
-@dataclass(frozen=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """The tables of a run by label, with the rows that are meant, and the labels of those that are to lose them."""
 
     tables: Mapping[str, Table]
@@ -85,8 +85,7 @@ class Extent(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class Whole:
+class Whole(msgspec.Struct, frozen=True):
     """All rows of the tables of the config."""
 
     isolation: str = "READ COMMITTED"
@@ -110,8 +109,7 @@ class Whole:
         return empty_tables(job, guard, backup, tables)
 
 
-@dataclass(frozen=True)
-class Where(Whole):
+class Where(Whole, frozen=True):
     """Of the tables that the config would empty the rows that a condition names, of the others all: an export.
 
     Attributes:

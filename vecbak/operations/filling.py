@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vecbak.checkpoints import reach
 from vecbak.errors import Refused, RestoreFailed
@@ -25,8 +26,7 @@ log = logging.getLogger(__name__)
 OUT_OF_SPACE = {"53100", "53200"}  # disk_full, out_of_memory: what a small /dev/shm makes of a parallel build
 
 
-@dataclass(frozen=True)
-class Filled:
+class Filled(msgspec.Struct, frozen=True):
     """What became of one table: rows inserted, rows that were there already, rows in it now, seconds."""
 
     inserted: int

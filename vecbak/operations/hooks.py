@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vecbak.errors import ExitCode, Interrupted, Refused, VecbakError, exit_code_of, reason_of
 from vecbak.operations.job import Job
@@ -20,8 +21,7 @@ KEPT_BYTES = 1 << 16
 ERROR_CHARACTERS = 4000
 
 
-@dataclass(frozen=True)
-class _Problem:
+class _Problem(msgspec.Struct, frozen=True):
     """What failed, in words, and what the hook had printed."""
 
     what: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from vecbak.config import Config
 from vecbak.errors import Refused
@@ -20,8 +21,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One run's surroundings.
 
     Attributes:
@@ -38,10 +38,10 @@ class Job:
     runner: Runner
     output_dir: Path
     task_id: str
-    progress: Progress = field(default_factory=NoProgress)
+    progress: Progress = msgspec.field(default_factory=NoProgress)
     folder_ready: Callable[[Path], None] = lambda _: None
     clock: Callable[[], datetime] = _now
-    config_folder: Path = field(default_factory=Path.cwd)
+    config_folder: Path = msgspec.field(default_factory=Path.cwd)
 
     @property
     def backup_folder(self) -> Path:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import BinaryIO
+
+import msgspec
 
 from vecbak.backups.formats import COPY_OPTIONS
 from vecbak.backups.rows import Consumer, DumpRows, row_reader
@@ -29,8 +30,7 @@ class Different(Exception):
     """What was exported again is not what the files hold; the message says where."""
 
 
-@dataclass(frozen=True)
-class SourceFile:
+class SourceFile(msgspec.Struct, frozen=True):
     """One file to load.
 
     Attributes:

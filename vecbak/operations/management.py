@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from vecbak.operations.backup import WHOLE, back_up
 from vecbak.operations.extent import Extent
@@ -20,8 +21,7 @@ MARKER = "VECBAK_MANAGED"  # in the environment of children: what has been done,
 NOT_ASKED = "not performed (no option given)"
 
 
-@dataclass(frozen=True)
-class Managed:
+class Managed(msgspec.Struct, frozen=True):
     """What became of the vectors.
 
     Attributes:

@@ -12,8 +12,9 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 MAXIMUM_BYTES = 1 << 20
 
@@ -32,8 +33,7 @@ _METRICS = {  # name: (type, help)
 _SAMPLE = re.compile(r"(?P<series>(?P<name>vecbak_[a-z_]+)(?:\{.*\})?) (?P<value>[0-9.e+-]+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class LastRun:
+class LastRun(msgspec.Struct, frozen=True):
     """One run that ended.
 
     Attributes:
@@ -45,7 +45,7 @@ class LastRun:
     ended: float
     success: bool
     seconds: float
-    tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    tables: Mapping[str, tuple[int, int]] = msgspec.field(default_factory=dict)
 
 
 def record(path: Path, run: LastRun) -> None:

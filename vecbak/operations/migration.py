@@ -7,7 +7,8 @@ jsonb. A row's id becomes its custom_id where no other row has the same, and els
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.names import quote_identifier
@@ -17,8 +18,7 @@ OLD_KEY, CUSTOM, KEY, EMBEDDING = "uuid", "custom_id", "id", "embedding"
 _IS_UNIQUE = "custom_id IS NOT NULL AND count(*) OVER (PARTITION BY custom_id) = 1"
 
 
-@dataclass(frozen=True)
-class Migration:
+class Migration(msgspec.Struct, frozen=True):
     """How the rows of a file become those of a table.
 
     Attributes:

@@ -6,9 +6,10 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+import msgspec
 
 from vecbak.backups.inventory import search_folders
 from vecbak.config import Config, LoadedConfig
@@ -162,8 +163,7 @@ def local_job(loaded: LoadedConfig, *, progress: Progress | None = None) -> Iter
         )
 
 
-@dataclass(frozen=True)
-class _Reached:
+class _Reached(msgspec.Struct, frozen=True):
     """A way to the database: the endpoint as its programs see it, the programs, and what runs them."""
 
     endpoint: Endpoint

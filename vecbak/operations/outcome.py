@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from vecbak.backups.files import FinishedFile
 from vecbak.backups.manifest import DataFile, TableEntry
@@ -12,8 +13,7 @@ from vecbak.postgres.catalog import Table
 from vecbak.results import TableBackup, human_size
 
 
-@dataclass(frozen=True)
-class TableOutcome:
+class TableOutcome(msgspec.Struct, frozen=True):
     """All files of one table, in order."""
 
     label: str

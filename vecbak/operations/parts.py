@@ -6,9 +6,7 @@ Sound under the snapshot: a row version that the snapshot sees stays on its page
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
 
 import msgspec
 
@@ -17,8 +15,7 @@ from vecbak.postgres.catalog import Partition, Table
 FIRST_VERSION = 140000
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """Some pages of a table.
 
     Attributes:
@@ -68,7 +65,7 @@ def cut(table: Table, *, part_bytes: int, jobs: int, server_version: int) -> lis
         parts = _ranges(table, table.table_bytes, part_bytes, 4 * jobs, server_version)
     elif leaves and all(leaf.can_copy for leaf in leaves):
         parts = [
-            dataclasses.replace(part, partition=leaf)
+            msgspec.structs.replace(part, partition=leaf)
             for leaf in leaves
             for part in _ranges(leaf, table.table_bytes, part_bytes, 4 * jobs, server_version)
         ]
@@ -76,7 +73,7 @@ def cut(table: Table, *, part_bytes: int, jobs: int, server_version: int) -> lis
         parts = [Part()]
     if len(parts) == 1:
         return parts
-    return [dataclasses.replace(part, number=number) for number, part in enumerate(parts, 1)]
+    return [msgspec.structs.replace(part, number=number) for number, part in enumerate(parts, 1)]
 
 
 def _ranges(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
+
+import msgspec
 
 from vecbak.postgres.programs import Installation
 
 _SNAPSHOT = r"^[0-9A-F]+-[0-9A-F]+-[0-9]+$"
 
 
-@dataclass(frozen=True)
-class Shell:
+class Shell(msgspec.Struct, frozen=True):
     """A line for the shell, with the snapshot's name in $SNAPSHOT."""
 
     line: str

@@ -7,9 +7,10 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from vecbak import interrupts
 from vecbak.backups.inventory import FoundBackup, find_backup
@@ -33,8 +34,7 @@ LEFT_EMPTY = 1
 _TRY_AGAIN_SECONDS = 1
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """How a load ended.
 
     Attributes:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from vecbak.errors import Refused
 from vecbak.operations.collections import divide, find_pair
@@ -22,8 +23,7 @@ COUNTED_BYTES = 4 << 30  # larger tables are not counted just to ask a question
 BYTES_PER_SECOND = 100e6  # a cautious rate for csv with its checksum; DESIGN.md section 8
 
 
-@dataclass(frozen=True)
-class PreviewedTable:
+class PreviewedTable(msgspec.Struct, frozen=True):
     """One table: rows (exact, or estimated where counting takes long), bytes on the server."""
 
     name: str
@@ -33,8 +33,7 @@ class PreviewedTable:
     truncate: bool
 
 
-@dataclass(frozen=True)
-class Preview:
+class Preview(msgspec.Struct, frozen=True):
     """Where, what, for how many seconds writers will wait, server_version_num, and the collections if these alone are meant."""
 
     host: str

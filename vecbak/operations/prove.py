@@ -6,7 +6,6 @@ Everything happens in one transaction that is never committed: whatever becomes 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import time
 import uuid
@@ -73,7 +72,7 @@ def prove(job: Job, manifest: Manifest, folder: Path, on: Endpoint | None = None
     with contextlib.ExitStack() as stack:
         endpoint = on or stack.enter_context(_throw_away_server(manifest))
         bin_dir = None if on is None else endpoint.bin_dir
-        prover = dataclasses.replace(job, endpoint=endpoint, installations=find_installations(job.runner, bin_dir))
+        prover = msgspec.structs.replace(job, endpoint=endpoint, installations=find_installations(job.runner, bin_dir))
         guard, _ = prover.connect(oldest_psql=18 if manifest.format == "csv" else None)
         stack.callback(guard.close)
         try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
+
+import msgspec
 
 from vecbak.backups.inventory import FoundBackup, Inventory, take_inventory
 from vecbak.backups.manifest import Manifest
@@ -24,8 +25,7 @@ from vecbak.results import PrunedBackup, PruneResult
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """One backup, and why it stays; no reason: it goes."""
 
     found: FoundBackup
@@ -51,8 +51,7 @@ class Decision:
         )
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What was found, and what is to become of it; by folder, newest first."""
 
     inventory: Inventory

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vecbak.backups.files import FileDamaged, FinishedFile, examine_file
 from vecbak.backups.formats import Compressor, compressor_of
@@ -15,8 +16,7 @@ from vecbak.postgres.runner import Completed, Runner
 Consumer = Callable[[bytes], None]
 
 
-@dataclass(frozen=True)
-class FileReader:
+class FileReader(msgspec.Struct, frozen=True):
     """Decodes files of one backup.
 
     Attributes:

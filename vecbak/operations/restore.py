@@ -6,9 +6,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
 from msgspec import UNSET
 
 from vecbak import interrupts
@@ -65,8 +65,7 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True)
-class RestoreOptions:
+class RestoreOptions(msgspec.Struct, frozen=True):
     """How to restore.
 
     Attributes:

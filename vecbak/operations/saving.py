@@ -9,9 +9,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
+
+import msgspec
 
 from vecbak import __version__
 from vecbak.backups import log as backup_log
@@ -39,8 +40,7 @@ from vecbak.results import TableBackup
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Locked:
+class Locked(msgspec.Struct, frozen=True):
     """What a guard holds, and the programs that fit its server.
 
     Attributes:
@@ -61,7 +61,7 @@ class Locked:
     blocking: frozenset[str] = frozenset()
     emptied: frozenset[str] = frozenset()
     scope: Literal["collections", "where"] | None = None
-    since: float = field(default_factory=time.monotonic)
+    since: float = msgspec.field(default_factory=time.monotonic)
 
     def check_write_block(self, seconds: float) -> None:
         """Give up before writers wait for longer than this.

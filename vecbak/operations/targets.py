@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 from vecbak.config import VectorTables
 from vecbak.errors import Refused, RestoreFailed, UsageError
@@ -21,8 +21,7 @@ MODES: tuple[Mode, ...] = ("error", "replace", "append", "skip-existing")
 REBUILT_METHODS = frozenset({"hnsw", "ivfflat", "gin"})
 
 
-@dataclass(frozen=True)
-class SourceTable:
+class SourceTable(msgspec.Struct, frozen=True):
     """One table to restore.
 
     Attributes:
@@ -45,8 +44,7 @@ class SourceTable:
     migration: Migration | None = None
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(msgspec.Struct, frozen=True):
     """What is restored.
 
     Attributes:
@@ -65,8 +63,7 @@ class Source:
     skipped_rows: int = 0
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What happens to one table.
 
     Attributes:
@@ -106,7 +103,7 @@ def migrated(source: Source) -> Source:
         raise UsageError(
             f"nothing in the backup {source.backup_id} is of an older LangChain", "Restore it without --migrate."
         )
-    return dataclasses.replace(source, tables=tables)
+    return msgspec.structs.replace(source, tables=tables)
 
 
 def _migrated(table: SourceTable) -> SourceTable:
@@ -115,7 +112,7 @@ def _migrated(table: SourceTable) -> SourceTable:
     migration = migration_of(types_of(table.definition, table.columns))
     if migration is None:
         return table
-    return dataclasses.replace(table, columns=tuple(migration.values), definition=None, migration=migration)
+    return msgspec.structs.replace(table, columns=tuple(migration.values), definition=None, migration=migration)
 
 
 def check_columns(source: SourceTable, table: Table, same_type: Callable[[str], str]) -> None:

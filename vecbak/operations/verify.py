@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import UNSET
 
 from vecbak.backups.files import FileDamaged, FinishedFile, examine_file
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 SCHEMA = ""  # the schema file's place among the tables
 
 
-@dataclass(frozen=True)
-class CheckedFile:
+class CheckedFile(msgspec.Struct, frozen=True):
     """One file: what was found, or what is wrong with it.
 
     Attributes:
@@ -52,8 +51,7 @@ class CheckedFile:
         )
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(msgspec.Struct, frozen=True):
     """All files of a backup."""
 
     files: tuple[CheckedFile, ...]

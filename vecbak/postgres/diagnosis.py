@@ -5,7 +5,7 @@ SQLSTATEs: https://www.postgresql.org/docs/current/errcodes-appendix.html.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from vecbak.errors import Busy, Refused
 from vecbak.postgres.names import TableName
@@ -14,8 +14,7 @@ from vecbak.postgres.session import Answer
 LOCK_STATES = {"55P03", "40P01"}  # lock_not_available, deadlock_detected
 
 
-@dataclass(frozen=True)
-class Blocker:
+class Blocker(msgspec.Struct, frozen=True):
     """Somebody who holds, or waits for, a lock in our way."""
 
     pid: int | None

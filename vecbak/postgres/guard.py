@@ -10,8 +10,9 @@ import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vecbak.errors import Busy, ConnectionFailed, Refused, TruncateFailed
 from vecbak.postgres import queries, restore_queries
@@ -32,8 +33,7 @@ _FIRST_ATTEMPT_SECONDS = 0.1  # while we wait for TRUNCATE's lock the whole appl
 _LONGEST_ATTEMPT_SECONDS = 0.5  # shorter than deadlock_timeout, so that we end no reader by a deadlock
 
 
-@dataclass(frozen=True)
-class Truncated:
+class Truncated(msgspec.Struct, frozen=True):
     """What TRUNCATE did, before COMMIT: rows left in each table, and the transaction's id."""
 
     rows_left: dict[int, int]

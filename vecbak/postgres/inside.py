@@ -8,7 +8,6 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -35,8 +34,7 @@ for program in stdbuf mkfifo grep cat rm; do if command -v "$program" >/dev/null
 _FILL = 'mkfifo -m 600 "$0" && echo made && exec 3>"$0" && rm "$0" && exec cat >&3'
 
 
-@dataclass(frozen=True)
-class ContainedInstallation(Installation):
+class ContainedInstallation(Installation, frozen=True):
     """Client programs in a container.
 
     Attributes:

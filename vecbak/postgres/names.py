@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 MAXIMUM_IDENTIFIER_BYTES = 63
 
-_IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*)')
+# letters and all that is not ASCII, told by what they are not: a set that reaches to U+10FFFF takes 6 ms to compile
+_IDENTIFIER = re.compile(r'"((?:[^"]|"")+)"|([^\0-@\[-^`{-\x7f][^\0-#%-/:-@\[-^`{-\x7f]*)')
 
 
 class TableName(NamedTuple):

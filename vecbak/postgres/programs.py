@@ -11,8 +11,9 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from vecbak.errors import Refused, VecbakError
 from vecbak.postgres.fifos import Fifo, local_pipe
@@ -23,8 +24,7 @@ DEBIAN_FOLDERS = Path("/usr/lib/postgresql")
 OLDEST_PSQL = 13  # \warn, :ROW_COUNT and :SQLSTATE
 
 
-@dataclass(frozen=True)
-class Installation:
+class Installation(msgspec.Struct, frozen=True):
     """One folder of client programs.
 
     Attributes:

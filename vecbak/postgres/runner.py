@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from vecbak.errors import ExitCode, Interrupted, VecbakError
 from vecbak.postgres.process import GRACE_SECONDS, Process
@@ -23,8 +24,7 @@ class ProgramTimeout(VecbakError):
     exit_code = ExitCode.BACKUP_FAILED
 
 
-@dataclass(frozen=True)
-class Completed:
+class Completed(msgspec.Struct, frozen=True):
     """A program that ended: its exit code (negative: the signal that ended it) and what it printed."""
 
     exit_code: int

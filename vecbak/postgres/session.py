@@ -13,8 +13,9 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vecbak.errors import VecbakError
 from vecbak.postgres.process import PIPE_BYTES, Process, widen_pipe
@@ -40,8 +41,7 @@ class SessionFailed(VecbakError):
         self.sqlstate = sqlstate
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What psql answered to one request.
 
     Attributes:

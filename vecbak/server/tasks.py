@@ -8,8 +8,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from vecbak.errors import Busy, Interrupted, VecbakError, reason_of
 from vecbak.interrupts import Scope
@@ -56,8 +57,7 @@ class RowProgress:
             self._tables.setdefault(table, {"status": "running", "rows": 0}).update(changes)
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How an operation ended: with an answer, or with a problem."""
 
     answer: Document | None = None

@@ -1,4 +1,3 @@
-import dataclasses
 import fcntl
 import hashlib
 import os
@@ -8,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -159,16 +159,37 @@ def test_a_file_that_changes_after_it_was_received_is_noticed(draft, change):
         draft.finish(CSV)
 
 
-def test_a_change_while_it_is_received_does_not_become_part_of_the_checksum(draft):
+@pytest.mark.parametrize("at", ["the next write", "the end"])
+def test_a_byte_that_changes_while_it_is_received_is_noticed(draft, at):
     file = draft.create(CSV)
     file.write(memoryview(TEXT))
     with file.path.open("r+b") as other:
         other.write(b"x")
-    file.end()
+    with pytest.raises(FileDamaged, match="changed by somebody else"):
+        file.write(memoryview(TEXT)) if at == "the next write" else file.end()
+
+
+def test_what_was_received_is_not_read_again(draft, monkeypatch):
+    received(draft, TEXT)
     finished = draft.finish(CSV)
-    assert finished.sha256 == hashlib.sha256(TEXT).hexdigest()
-    with pytest.raises(FileDamaged):  # it is read again, as it is not a tenth of a second old
-        finished.check_untouched()
+    monkeypatch.setattr(os, "pread", lambda *_: pytest.fail("read again"))
+    finished.check_untouched()
+
+
+def test_where_file_times_are_coarse_it_is_read_again(draft, monkeypatch):
+    def coarse(descriptor, ns):
+        set_times(descriptor, ns=(ns[0] // 10**9 * 10**9,) * 2)
+
+    set_times = os.utime
+    monkeypatch.setattr(os, "utime", coarse)
+    received(draft, TEXT)
+    finished = draft.finish(CSV)
+    time = finished.identity.modified_ns
+    finished.path.write_bytes(TEXT[::-1])
+    set_times(finished.path, ns=(time, time))
+    unseen = msgspec.structs.replace(finished, identity=Identity.of(os.lstat(finished.path)))
+    with pytest.raises(FileDamaged):
+        unseen.check_untouched()
 
 
 @pytest.mark.parametrize("size", [0, 3, 100])
@@ -541,10 +562,10 @@ def test_a_change_that_stat_does_not_show_is_found_in_a_file_just_written(tmp_pa
     """The kernel's file times are coarse: a byte flipped within one tick leaves size and times as they were."""
     draft = start_draft(tmp_path, datetime(2025, 7, 20, tzinfo=UTC), "%Y%m%d_%H%M%S", ".tmp")
     draft.create("a.csv").path.write_bytes(b"x\n1\n")
-    file = dataclasses.replace(draft.finish("a.csv"), racy=True)
+    file = msgspec.structs.replace(draft.finish("a.csv"), racy=True)
     file.check_untouched()
     file.path.write_bytes(b"x\n2\n")
-    unseen = dataclasses.replace(file, identity=Identity.of(os.lstat(file.path)))
+    unseen = msgspec.structs.replace(file, identity=Identity.of(os.lstat(file.path)))
     with pytest.raises(FileDamaged):
         unseen.check_untouched()
     draft.close()

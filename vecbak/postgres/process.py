@@ -224,12 +224,13 @@ class Process:
             self.stderr: functools.partial(_read_into, self.errors),
         }
         with selectors.DefaultSelector() as selector:
-            for descriptor in self._open_descriptors & readers.keys():
+            reading = self._open_descriptors & readers.keys()
+            for descriptor in reading:
                 selector.register(descriptor, selectors.EVENT_READ)
             if request and self.stdin in self._open_descriptors:
                 os.set_blocking(self.stdin, False)
                 selector.register(self.stdin, selectors.EVENT_WRITE)
-            while selector.get_map().keys() - {self.stdin}:
+            while reading:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return False
@@ -241,6 +242,7 @@ class Process:
                         continue
                     if not readers[key.fd](key.fd):
                         selector.unregister(key.fd)
+                        reading.remove(key.fd)
                 if len(self.errors) > 2 * KEPT_OUTPUT_BYTES:
                     del self.errors[:-KEPT_OUTPUT_BYTES]
                 if enough():

@@ -11,6 +11,8 @@ from pathlib import Path
 from vecbak.backups.files import FileDamaged, Identity, read_through
 from vecbak.backups.formats import END_BYTES
 
+STAMPING_SHARE = 0.1  # of the time; a network file system writes everything to its disk first
+
 
 class DraftFile:
     """A `.tmp`, filled by us through `write`, or by a program that is given its name or its descriptor.
@@ -28,6 +30,8 @@ class DraftFile:
         self._seen = Identity.of(os.fstat(descriptor))
         self._is_stamped = False
         self._is_received = False
+        self._began = time.monotonic()
+        self._stamping_seconds = 0.0
 
     def write(self, chunk: memoryview) -> None:
         """Append to it, and to its checksum: what is hashed is what was received, whatever becomes of the file.
@@ -45,7 +49,10 @@ class DraftFile:
         except OSError as error:
             error.filename = str(self.path)
             raise
-        self._stamp()
+        if self._stamping_seconds < STAMPING_SHARE * (time.monotonic() - self._began):
+            self._stamp()
+        else:  # a change within the same tick of the kernel's clock as our last write then stays unseen
+            self._seen = Identity.of(os.fstat(self.descriptor))
 
     def end(self) -> None:
         """Nothing more is written through `write`.
@@ -54,6 +61,7 @@ class DraftFile:
             FileDamaged: somebody else wrote into it, or cut it.
         """
         self._check_untouched()
+        self._stamp()
         self._is_received = True
 
     def _check_untouched(self) -> None:
@@ -64,9 +72,10 @@ class DraftFile:
 
     def _stamp(self) -> None:
         # finer than the kernel's own file times: whoever writes from here on leaves another
-        now = time.time_ns()
+        began, now = time.monotonic(), time.time_ns()
         with contextlib.suppress(OSError):
             os.utime(self.descriptor, ns=(now, now))
+        self._stamping_seconds += time.monotonic() - began
         self._seen = Identity.of(os.fstat(self.descriptor))
         self._is_stamped = self._seen.modified_ns == now
 

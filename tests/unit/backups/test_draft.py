@@ -3,6 +3,7 @@ import hashlib
 import os
 import re
 import stat
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
@@ -169,6 +170,24 @@ def test_a_byte_that_changes_while_it_is_received_is_noticed(draft, at):
         file.write(memoryview(TEXT)) if at == "the next write" else file.end()
 
 
+def test_where_a_stamp_takes_long_few_are_made(draft, monkeypatch):
+    """As on a network file system; what was received is the same, and the end is stamped."""
+    stamps = []
+
+    def slow(descriptor, ns):
+        stamps.append(ns)
+        time.sleep(0.02)
+        set_times(descriptor, ns=ns)
+
+    set_times = os.utime
+    monkeypatch.setattr(os, "utime", slow)
+    received(draft, *[TEXT] * 50)
+    assert len(stamps) < 10
+    finished = draft.finish(CSV)
+    assert finished.sha256 == hashlib.sha256(TEXT * 50).hexdigest()
+    assert not finished.racy
+
+
 def test_what_was_received_is_not_read_again(draft, monkeypatch):
     received(draft, TEXT)
     finished = draft.finish(CSV)
@@ -184,9 +203,9 @@ def test_where_file_times_are_coarse_it_is_read_again(draft, monkeypatch):
     monkeypatch.setattr(os, "utime", coarse)
     received(draft, TEXT)
     finished = draft.finish(CSV)
-    time = finished.identity.modified_ns
+    before = finished.identity.modified_ns
     finished.path.write_bytes(TEXT[::-1])
-    set_times(finished.path, ns=(time, time))
+    set_times(finished.path, ns=(before, before))
     unseen = msgspec.structs.replace(finished, identity=Identity.of(os.lstat(finished.path)))
     with pytest.raises(FileDamaged):
         unseen.check_untouched()

@@ -25,7 +25,10 @@ def both(database: Database) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize("format", ["csv", "binary", "pg_dump"])
-@pytest.mark.parametrize("compression", ["none", "zstd", "lz4", "gzip"])
+@pytest.mark.parametrize(
+    "compression",
+    ["none", "zstd", pytest.param("lz4", marks=pytest.mark.local), pytest.param("gzip", marks=pytest.mark.local)],
+)
 def test_truncate_and_a_bare_restore_latest(tmp_path, filled: Database, format, compression):
     workspace = Workspace(tmp_path, filled)
     workspace.save(backup={"format": format, "compression": compression})

@@ -386,12 +386,13 @@ FAULTS: dict[str, Fault] = {
         "backup": ("connected",), "truncate": ("connected",), "restore": ("restore connected",)}),
     "COMMIT's answer cut off": Fault(_nothing, frozenset({0}), {"truncate": ("truncated",), "restore": ("built",)}, prepare=_cutting(True)),
     "COMMIT cut off": Fault(_nothing, frozenset({6, 8}), {"truncate": ("truncated",), "restore": ("built",)}, prepare=_cutting(False)),
-    "the role's timeouts": Fault(lambda strike: time.sleep(0.5), frozenset({0}), _WITH_GUARD, prepare=_hurried),
+    "the role's timeouts": Fault(lambda strike: time.sleep(0.5), frozenset({0}), _until("truncated", "built", backup=False), prepare=_hurried),
     "row-level security": Fault(_nothing, frozenset({4}), {"backup": ("locked",), "truncate": ("locked",)}, prepare=_restricted),
     "TRUNCATE revoked": Fault(_revoke("TRUNCATE"), frozenset({4, 6}), {"truncate": _steps("locked", "logged")}, prepare=_loser),
     "SELECT revoked": Fault(_revoke("SELECT"), frozenset({4, 5, 6}), {"truncate": _steps("locked", "logged")}, prepare=_loser),
     "another run": Fault(_run_another, frozenset({0}), {
-        "backup": _steps("checked", "logged"), "truncate": _steps("locked", "truncated"), "restore": _steps("restore locked", "built")}),
+        "backup": ("checked", "copying", "logged"), "truncate": _steps("locked", "truncated"),
+        "restore": _steps("restore locked", "built")}),
 }  # fmt: skip
 
 

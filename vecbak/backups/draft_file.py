@@ -67,7 +67,7 @@ class DraftFile:
     def _check_untouched(self) -> None:
         # our next write would hide it: a file that was cut gets zeros where its rows were
         found = Identity.of(os.fstat(self.descriptor))
-        if found != self._seen or found.size != self._size:
+        if not found.is_content_of(self._seen) or found.size != self._size:
             raise FileDamaged(f"{self.path.name} was changed by somebody else while it was written")
 
     def _stamp(self) -> None:

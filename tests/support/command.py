@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import preloaded
+
 VECBAK = Path(sys.executable).parent / "vecbak"
 
 
@@ -40,10 +42,14 @@ def environment(**changes: str | None) -> dict[str, str]:
 
 def vecbak(*arguments: object, cwd: Path, timeout: float = 120, env: dict[str, str] | None = None) -> Ended:
     """Run it to its end."""
-    done = subprocess.run(
-        [VECBAK, *map(str, arguments)], cwd=cwd, env=env or environment(), stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=timeout, check=False,
-    )  # fmt: skip
+    words, env = [str(word) for word in arguments], env or environment()
+    if preloaded.may_run_with(env):
+        done = preloaded.run(words, cwd=cwd, environment=env, timeout=timeout)
+    else:
+        done = subprocess.run(
+            [VECBAK, *words], cwd=cwd, env=env, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     return Ended(done.returncode, done.stdout, done.stderr)
 

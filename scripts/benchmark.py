@@ -57,6 +57,7 @@ class Way:
     run: Callable[[Path], list[list[str]]]
     once: bool = False
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     size: int = 0
     memory: dict[str, int] = field(default_factory=dict)
 
@@ -247,7 +248,7 @@ def middle_page(endpoint: Endpoint) -> int:
 def measure(way: Way, folder: Path) -> None:
     """Run it once, alone, on a synced disk."""
     with output_folder(folder) as out:
-        began = time.monotonic()
+        began, cpu_before = time.monotonic(), cpu_seconds()
         for command in way.run(out):
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
             with MemoryWatch(process.pid) as watch:
@@ -256,8 +257,15 @@ def measure(way: Way, folder: Path) -> None:
             for name, peak in watch.peaks.items():
                 way.memory[name] = max(way.memory.get(name, 0), peak)
         way.seconds.append(time.monotonic() - began)
+        way.cpu_seconds.append(cpu_seconds() - cpu_before)
         way.size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     say(f"{way.name}: {way.seconds[-1]:.2f} s")
+
+
+def cpu_seconds() -> float:
+    """What all of this machine's cores have worked so far, the server's part included (proc_stat(5))."""
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -279,14 +287,15 @@ def print_table(ways: list[Way], options: argparse.Namespace) -> None:
     print(
         f"{options.rows:,} rows × {options.dims:,} dimensions, {options.rounds} rounds, {datetime.date.today()};"  # noqa: DTZ011
         f" {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()} {platform.machine()}; PostgreSQL 18, server and client on"
-        " one machine. Medians; ratios are within this run.\n"
+        " one machine. Medians; ratios are within this run; CPU is what all cores worked, the server's part included.\n"
     )
-    print("| what | seconds | ratio | to | size (MB) | peak memory (MB) |\n|---|---:|---:|---|---:|---|")
+    print("| what | seconds | ratio | to | CPU (s) | size (MB) | peak memory (MB) |\n|---|---:|---:|---|---:|---:|---|")
     for way in ways:
         peaks = ", ".join(f"{name} {peak / 1024:.0f}" for name, peak in sorted(way.memory.items()) if name != "sync")
         ratio = medians[way.name] / medians[str(way.baseline)]
         print(
-            f"| {way.name} | {medians[way.name]:.2f} | {ratio:.2f} | {way.baseline} | {way.size / 1e6:,.0f} | {peaks} |"
+            f"| {way.name} | {medians[way.name]:.2f} | {ratio:.2f} | {way.baseline} |"
+            f" {statistics.median(way.cpu_seconds):.1f} | {way.size / 1e6:,.0f} | {peaks} |"
         )
 
 

@@ -84,6 +84,27 @@ def test_a_migration_between_guard_and_workers(workspace: Workspace):
     assert workspace.run("backup").code == 0
 
 
+@pytest.mark.parametrize(
+    ("step", "expected", "words"),
+    [("drafted", 7, "a table was replaced while the backup began"), ("logged", 6, "not the ones that were backed up")],
+)
+def test_schemas_change_places(workspace: Workspace, step, expected, words):
+    # a schema's new name waits for no lock on its tables
+    database = workspace.database
+    database.execute(f"""CREATE SCHEMA app; ALTER TABLE langchain_pg_collection SET SCHEMA app; ALTER TABLE {EMBEDDING} SET SCHEMA app;
+        CREATE SCHEMA staging; CREATE TABLE staging.langchain_pg_collection AS TABLE app.langchain_pg_collection;
+        CREATE TABLE staging.{EMBEDDING} AS TABLE app.{EMBEDDING}; UPDATE staging.{EMBEDDING} SET id = 'other-' || id""")
+    tables = ["app.langchain_pg_collection", f"app.{EMBEDDING}"]
+    workspace.save(vector_tables={"supported_tables": tables, "truncate_tables": tables[1:]})
+    run = Stopped(workspace, step, "truncate", "--yes")
+    database.execute("ALTER SCHEMA app RENAME TO past; ALTER SCHEMA staging RENAME TO app")
+    code, errors = run.go()
+    assert code == expected, errors
+    assert words in errors
+    assert [database.count(f"{schema}.{EMBEDDING}") for schema in ("past", "app")] == [62, 62]
+    assert len(workspace.files("*.json")) == (step == "logged")
+
+
 def test_a_migration_holds_the_table(workspace: Workspace):
     workspace.save(timeouts={"lock_seconds": 0.3})
     with workspace.database.connect(autocommit=False, application_name="migration") as other:

@@ -66,8 +66,9 @@ def _channel() -> socket.socket:
     command = [sys.executable, "-m", __name__, str(theirs.fileno())]
     # pipes, as a run has them: Python looks at its standard streams once
     server = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[theirs.fileno()]
-    )
+        command, cwd=Path(__file__).parents[2], pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     theirs.close()
 
     def end() -> None:
@@ -80,7 +81,7 @@ def _channel() -> socket.socket:
 
 
 def _serve(channel: socket.socket) -> None:
-    """Start a run for each request; returns in the process that is to be one, and when nobody can ask any more."""
+    """Start a run for each request; returns in each process that is to be one, and ends when nobody can ask any more."""
     while True:
         _, descriptors, _, _ = socket.recv_fds(channel, 1, 4)
         if not descriptors:

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from vecbak.visible import visible_line
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -68,7 +70,7 @@ class BarProgress(LineProgress):
             if self._bars is None:
                 self._bars = _new_bars()
                 self._bars.start()
-            self._tasks[table] = self._bars.add_task(table, total=rows)
+            self._tasks[table] = self._bars.add_task(visible_line(table), total=rows)
             self._moving.add(table)
 
     def advanced(self, table: str, rows: int) -> None:
@@ -85,7 +87,7 @@ class BarProgress(LineProgress):
     def failed(self, table: str) -> None:
         """Mark its bar."""
         super().failed(table)
-        self._end(table, description=f"[red]✗ {table}")
+        self._end(table, description=f"✗ {visible_line(table)}")
 
     def _end(self, table: str, **shown: Any) -> None:
         with self._lock:
@@ -114,11 +116,13 @@ def _new_bars() -> RichProgress:
     )
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("rows"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        redirect_stdout=False,  # who prints meanwhile does so through streams that cannot fail
+        redirect_stderr=False,
     )

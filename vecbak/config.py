@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from vecbak.backups.formats import Compression, Format
-from vecbak.paths import path_of
+from vecbak.paths import absolute, path_of
 from vecbak.postgres.names import TableName, parse_table_name
 
 Seconds = Annotated[float, Meta(gt=0, le=2_147_483)]  # PostgreSQL counts milliseconds in 32 bits
@@ -305,7 +305,7 @@ class LoadedConfig(msgspec.Struct, frozen=True):
 
     def resolve(self, path: str) -> Path:
         """A path of the config as an absolute one: relative to the file's own folder, `~` expanded."""
-        return (self.path.parent / path_of(path)).absolute()
+        return absolute(self.path.parent / path_of(path))
 
 
 def json_schema() -> dict[str, object]:

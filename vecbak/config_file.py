@@ -14,7 +14,7 @@ import yaml
 
 from vecbak.config import Config, LoadedConfig
 from vecbak.errors import UsageError
-from vecbak.paths import path_of
+from vecbak.paths import absolute, path_of
 
 MAXIMUM_BYTES = 1_000_000
 MAXIMUM_NODES = 100_000
@@ -43,8 +43,8 @@ def find_config(option: str | None, environment: Mapping[str, str] = os.environ)
         UsageError: there is none.
     """
     text = option or environment.get("VECBAK_CONFIG") or "vecbak.yaml"
-    path = path_of(text).absolute()
-    if not path.exists():
+    path = absolute(path_of(text))
+    if not os.path.lexists(path) and os.access(path.parent, os.X_OK):  # else reading it says what is in the way
         raise UsageError(
             f"the configuration file {text} does not exist",
             "Write one with `vecbak init`, or name yours with --config FILE or $VECBAK_CONFIG.",

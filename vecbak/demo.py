@@ -16,6 +16,7 @@ from typing import Any
 
 from vecbak import report
 from vecbak.errors import Refused, VecbakError
+from vecbak.paths import absolute
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.embedded import embedded_server
 from vecbak.postgres.runner import LocalRunner
@@ -62,7 +63,7 @@ def run_demo(directory: Path | None, documents: int) -> None:
         if directory is None:
             directory = stack.enter_context(throw_away_folder("demo"))
         directory.mkdir(parents=True, exist_ok=True)
-        data = directory.absolute() / SERVER_FOLDER
+        data = absolute(directory) / SERVER_FOLDER
         (directory / "vecbak.yaml").write_text(_CONFIG.format(data=data), encoding="utf-8")
         _say("Starting PostgreSQL 18 with pgvector from PyPI …")
         endpoint = stack.enter_context(embedded_server(data, dbname=None, user=None, connect_seconds=10))

@@ -91,7 +91,12 @@ def _handle(signum: int, frame: FrameType | None) -> None:
 
 
 def install() -> None:
-    """Turn the signals into `Interrupted`, raised once, in the main thread; a SIGHUP that is ignored (nohup) stays so."""
+    """Turn the signals into `Interrupted`, raised once, in the main thread; a SIGHUP that is ignored (nohup) stays so.
+
+    Whoever started us may have blocked them, or may ignore SIGCHLD: then no program's exit code could be told (wait(2)).
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_SIGNALS, signal.SIGCHLD})
     _process.shielded, _process.pending = False, None
     for number in _SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:

@@ -10,20 +10,27 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from vecbak.errors import VecbakError
+from vecbak.masking import without_credentials
+from vecbak.own_files import open_regular
+from vecbak.streams import Stream
+from vecbak.visible import visible
 
 _log = logging.getLogger("vecbak")
 
 
 class _Masked(logging.Formatter):
+    """Without secrets, and with nothing that a terminal would obey; what stands on more lines than one is indented."""
+
     def __init__(self, pattern: str, mask: Any) -> None:
         super().__init__(pattern)
         self._mask = mask
 
     def format(self, record: logging.LogRecord) -> str:
-        return str(self._mask(super().format(record)))
+        first, *more = visible(without_credentials(str(self._mask(super().format(record))))).split("\n")
+        return "\n".join([first, *(line if line.startswith("  ") else f"  {line}" for line in more)])
 
 
 class LogBook:
@@ -51,7 +58,7 @@ class LogBook:
 
     def mask(self, text: str) -> str:
         """Without secrets."""
-        return str(self._mask(text))
+        return without_credentials(str(self._mask(text)))
 
     def mask_with(self, mask: Any) -> None:
         """Use this from now on."""
@@ -138,15 +145,28 @@ def folder_log(name: str) -> Iterator[FolderLog]:
         log.close()
 
 
-class _ClosingHandler(logging.StreamHandler[TextIO]):
+class _FileHandler(logging.StreamHandler[Stream]):
+    """To a file that may become unwritable in mid-run: it is told once, and changes nothing of the run."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        super().__init__(Stream(descriptor, "utf-8"))
+        self._path = path
+        self._told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        if self.stream.problem and not self._told:
+            self._told = True
+            _log.warning("%s could not be written: %s", self._path, self.stream.problem.strerror)
+
     def close(self) -> None:
         super().close()
         self.stream.close()
+        os.close(self.stream.fileno())
 
 
 def _file_handler(path: Path, mask: Any, level: int) -> logging.Handler:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    handler = _ClosingHandler(os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace"))
+    handler = _FileHandler(path, open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT))
     handler.setLevel(level)
     handler.setFormatter(_Masked("%(asctime)s [%(process)d] %(levelname)s %(message)s", mask))
     return handler

@@ -29,7 +29,7 @@ from vecbak.logbook import folder_log
 from vecbak.operations.collections import extent_of
 from vecbak.operations.management import manage_vectors
 from vecbak.operations.opening import TASK_ID, open_job
-from vecbak.paths import path_of
+from vecbak.paths import absolute, path_of
 from vecbak.results import Result
 
 T = TypeVar("T")
@@ -67,12 +67,12 @@ class VectorTableManager:
         if isinstance(collections, str):
             raise TypeError("collections: a list of names, not one string")
         self.collections = tuple(collections)
-        self.task_output_dir = path_of(task_output_dir).absolute()
+        self.task_output_dir = absolute(path_of(task_output_dir))
         self.environment: dict[str, str] = {}
         name = self.task_output_dir.name
         self.task_id = task_id or (name if TASK_ID.fullmatch(name) else None)
         if isinstance(config, Config):
-            self._loaded = LoadedConfig(config, Path("vecbak.yaml").absolute())
+            self._loaded = LoadedConfig(config, absolute(Path("vecbak.yaml")))
         else:
             self._loaded = load_config(find_config(None if config is None else str(config)))
 

@@ -20,3 +20,27 @@ def path_of(text: str | Path) -> Path:
     if "\0" in str(text):
         raise UsageError(f"{str(text)[:80]!r} is no path", "Write one without a NUL.")
     return path
+
+
+def here() -> Path:
+    """The current folder.
+
+    Raises:
+        UsageError: it was removed, or cannot be reached.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise UsageError(
+            f"the current folder cannot be used: {error.strerror}",
+            "Change to a folder that exists (cd), or give --config and --output-dir as absolute paths.",
+        ) from None
+
+
+def absolute(path: Path) -> Path:
+    """The same, starting from the current folder if it is relative.
+
+    Raises:
+        UsageError: it is, and there is no current folder.
+    """
+    return path if path.is_absolute() else here() / path

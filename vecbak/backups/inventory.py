@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -16,7 +17,7 @@ from vecbak.backups import manifest as manifests
 from vecbak.backups.manifest import DamagedManifest, Manifest
 from vecbak.backups.naming import MANIFEST_PREFIX
 from vecbak.errors import UsageError
-from vecbak.paths import path_of
+from vecbak.paths import absolute, path_of
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +58,23 @@ def search_folders(output_dir: Path | None, tasks_directory: Path, backup_direct
     Args:
         output_dir: `--output-dir`, or a task's folder; only it is searched.
         tasks_directory: searched with everything below it, as is the current folder itself.
+
+    Raises:
+        UsageError: `output_dir` may not be read.
     """
     if output_dir is not None:
-        return [path for path in dict.fromkeys((output_dir, output_dir / backup_directory)) if path.is_dir()]
-    here = Path.cwd()
+        if os.path.isdir(output_dir) and not os.access(output_dir, os.R_OK | os.X_OK):  # noqa: PTH112 - an error is no
+            raise UsageError(f"the folder {output_dir} cannot be read: no permission", "Check its permissions.")
+        return _folders((output_dir, output_dir / backup_directory))
+    here: list[Path] = []
+    with contextlib.suppress(OSError):  # without a current folder, what is below tasks_directory is there all the same
+        here = [Path.cwd()]
     below = sorted(Path(root) for root, _, _ in os.walk(tasks_directory))
-    return list(dict.fromkeys(path.resolve() for path in (here, here / backup_directory, *below) if path.is_dir()))
+    return _folders(path.resolve() for path in (*here, *(path / backup_directory for path in here), *below))
+
+
+def _folders(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in dict.fromkeys(paths) if os.path.isdir(path)]  # noqa: PTH112 - an error is no
 
 
 def take_inventory(folders: Iterable[Path]) -> Inventory:
@@ -110,7 +122,7 @@ def find_backup(text: str, folders: Sequence[Path]) -> FoundBackup:
         UsageError: there is none, or more than one.
     """
     if is_path(text):
-        path = path_of(text).absolute()
+        path = absolute(path_of(text))
         return FoundBackup(path, manifests.read(path))
     inventory = take_inventory(folders)
     if text == "latest":

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
-import stat
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from vecbak.backups.files import sync_folder
+from vecbak.own_files import open_regular
 from vecbak.results import TableBackup, TableTruncate
+from vecbak.visible import visible_line
 
 LOG_NAME = "vector_backup_log.txt"
 
@@ -37,7 +37,7 @@ def backup_section(
         "Tables Backup Status:",
         *(_backup_line(name, table) for name, table in tables.items()),
     ]
-    return "\n".join(lines) + "\n"
+    return _text(lines)
 
 
 def truncate_section(
@@ -63,7 +63,7 @@ def truncate_section(
         lines += [f"- {name}: SKIPPED ({_kind(name)} preserved)" for name in tables if name not in truncated]
     if errors:
         lines += ["", "Errors: " + "; ".join(" ".join(error.split()) for error in errors)]
-    return "\n".join(lines) + "\n\n"
+    return _text(lines) + "\n"
 
 
 def append(folder: Path, text: str) -> None:
@@ -73,11 +73,8 @@ def append(folder: Path, text: str) -> None:
         OSError: the disk, or something that is no regular file in the log's place.
     """
     path = folder / LOG_NAME
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
+    descriptor = open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         size = os.fstat(descriptor).st_size
         try:
@@ -97,7 +94,8 @@ def append(folder: Path, text: str) -> None:
 def find_entry(folder: Path, files: Sequence[str]) -> str:
     """The log's entry of a run, found by one of the file names it mentions; empty if there is none."""
     try:
-        text = (folder / LOG_NAME).read_text(encoding="utf-8", errors="replace")
+        with os.fdopen(open_regular(folder / LOG_NAME, os.O_RDONLY), encoding="utf-8", errors="replace") as file:
+            text = file.read()
     except OSError:
         return ""
     title = "=== Vector Table Backup Log ==="
@@ -105,6 +103,11 @@ def find_entry(folder: Path, files: Sequence[str]) -> str:
         if any(f"-> {name}" in entry for name in files):
             return title + entry.rstrip() + "\n"
     return ""
+
+
+def _text(lines: Sequence[str]) -> str:
+    # a name with a line end would forge another table's line
+    return "".join(f"{visible_line(line)}\n" for line in lines)
 
 
 def _backup_line(name: str, table: TableBackup) -> str:

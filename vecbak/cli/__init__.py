@@ -9,10 +9,10 @@ from typing import NoReturn
 
 import click
 
-from vecbak import __version__, cores, interrupts
+from vecbak import __version__, cores, interrupts, streams
 from vecbak.cli import backup, completion, demo, doctor, looking, pipeline, prune, restore, serve, verify
 from vecbak.cli.boundary import Boundary, Settings
-from vecbak.report import write_on_any_terminal
+from vecbak.own_files import keep_our_own_rights
 
 
 @click.group(cls=Boundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -43,6 +43,10 @@ for _module in (looking, doctor, backup, verify, restore, prune, pipeline, serve
 
 def main() -> NoReturn:
     """The `vecbak` command."""
-    write_on_any_terminal()
-    cli(prog_name="vecbak")
+    streams.prepare()
+    keep_our_own_rights()
+    try:
+        cli(prog_name="vecbak")
+    finally:
+        streams.tell_what_is_missing()
     raise SystemExit(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import sys
 import tempfile
@@ -14,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vecbak import interrupts
-from vecbak.errors import ExitCode, Interrupted, UsageError, VecbakError
+from vecbak.errors import ExitCode, Interrupted, Refused, UsageError, VecbakError
+from vecbak.masking import masked, without_credentials
 
 if TYPE_CHECKING:
     from vecbak.logbook import LogBook
@@ -43,7 +46,7 @@ class Settings:
 
     def mask(self, text: str) -> str:
         """Without secrets, as far as they are known yet."""
-        return self.log.mask(text) if self.log else text
+        return self.log.mask(text) if self.log else without_credentials(text)
 
 
 class Boundary(click.Group):
@@ -78,10 +81,10 @@ class Boundary(click.Group):
             ctx.exit(int(ExitCode.USAGE))
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except BrokenPipeError:
-            # whoever read our output went away; Python must not complain about it at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(141)
+        except OSError as error:
+            refused = _refused_by_the_system(error)
+            _show_failure(ctx.obj, refused)
+            ctx.exit(int(refused.exit_code))
         except Exception as error:  # noqa: BLE001 - the boundary: what nobody foresaw is a bug, and is reported as one
             _show_failure(ctx.obj, _bug(ctx.obj, error))
             ctx.exit(int(ExitCode.BUG))
@@ -94,7 +97,8 @@ def _show_failure(settings: Settings, error: VecbakError) -> None:
     from vecbak import report
 
     if settings.json:
-        report.show_document(_failure_document(settings, error.result, error.message))
+        document = _failure_document(settings, error.result, error.message)
+        report.show_document(masked(document, settings.mask))
     if settings.log:
         settings.log.record_failure(error)
     report.show_error(error, settings.mask)
@@ -144,16 +148,35 @@ def _misused(error: click.UsageError) -> UsageError:
     return UsageError(error.format_message().rstrip("."), f"{usage}; `{path} --help` tells more.")
 
 
+def _refused_by_the_system(error: OSError) -> VecbakError:
+    """Of an error that no operation has made its own: before one began, or after it ended."""
+    what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}:
+        return Refused(
+            f"the system gives no more of what vecbak needs: {what}", "Raise the limit (ulimit -a shows it)."
+        )
+    return Refused(f"the system refused something that vecbak needs: {what}", "Check that path and its permissions.")
+
+
 def _bug(settings: Settings, error: Exception) -> VecbakError:
     text = settings.mask("".join(traceback.format_exception(error)))
-    path = settings.log.path if settings.log else None
+    kind = f"this is probably a bug in vecbak: {type(error).__name__}"
+    if settings.log and settings.log.path:
+        settings.log.record(text, logging.ERROR)
+        path: Path | None = settings.log.path
+    else:
+        path = _kept_elsewhere(text)
     if path is None:
+        return VecbakError(kind, "Please send this to whoever looks after vecbak for you.", output=text)
+    return VecbakError(kind, f"The details are in {path}; please send them to whoever looks after vecbak for you.")
+
+
+def _kept_elsewhere(text: str) -> Path | None:
+    """A new file in the temporary folder that holds this; None where there is none to be written."""
+    try:
         descriptor, name = tempfile.mkstemp(prefix="vecbak-bug-", suffix=".log")
-        os.close(descriptor)
-        path = Path(name)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-    return VecbakError(
-        f"this is probably a bug in vecbak: {type(error).__name__}",
-        f"The details are in {path}; please send them to whoever looks after vecbak for you.",
-    )
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError:
+        return None
+    return Path(name)

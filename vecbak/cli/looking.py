@@ -9,7 +9,7 @@ import click
 
 from vecbak.cli.boundary import Settings
 from vecbak.cli.options import backup_folders, find, load_or_defaults, open_local_job, options
-from vecbak.paths import path_of
+from vecbak.paths import absolute, path_of
 
 
 @click.command(short_help="Write a commented starter config.")
@@ -49,9 +49,9 @@ def _discovered(settings: Settings, path: Path, dsn: str | None) -> str:
     from vecbak.postgres.connection import endpoint_from_config, endpoint_from_dsn
     from vecbak.starter import starter_for
 
-    if path.exists():
+    if os.path.lexists(path):
         raise UsageError(f"{path} exists already; it was not touched", "Name another file with --config FILE.")
-    loaded = LoadedConfig(Config(), path.absolute())
+    loaded = LoadedConfig(Config(), absolute(path))
     endpoint = endpoint_from_dsn(dsn, loaded) if dsn is not None else endpoint_from_config(loaded)
     with open_local_job(settings, loaded, as_json=False) as job:
         return starter_for(discover(msgspec.structs.replace(job, endpoint=endpoint)), dsn)

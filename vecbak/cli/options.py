@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vecbak.cli.boundary import Settings
+from vecbak.paths import absolute
 
 if TYPE_CHECKING:
     from vecbak.backups.inventory import FoundBackup
@@ -59,9 +60,9 @@ def load_or_defaults(option: str | None) -> LoadedConfig:
     """The same for commands that only look: no config at all means the defaults."""
     from vecbak.config import Config, LoadedConfig
 
-    if option or os.environ.get("VECBAK_CONFIG") or Path("vecbak.yaml").exists():
+    if option or os.environ.get("VECBAK_CONFIG") or os.path.lexists("vecbak.yaml"):
         return load(option)
-    return LoadedConfig(Config(), Path("vecbak.yaml").absolute())
+    return LoadedConfig(Config(), absolute(Path("vecbak.yaml")))
 
 
 def backup_folders(loaded: LoadedConfig, task_id: str | None, output_dir: str | None) -> list[Path]:

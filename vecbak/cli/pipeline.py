@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from vecbak.cli.options import load, open_job, options
 
 if TYPE_CHECKING:
     from vecbak.operations.pipeline import OnFailure
+
+log = logging.getLogger(__name__)
 
 _VECTOR_OPTIONS = (
     click.option("--backup-vector-tables", is_flag=True, help="Back up the vector tables before the load."),
@@ -101,14 +104,13 @@ def run(
     extent = extent_of(collections, None, loaded_config.config)
     with open_job(settings, loaded_config, task_id, output_dir, as_json=False) as job:
         managed = manage_vectors(job, backup=backup_vector_tables, truncate=truncate_vector_tables, extent=extent)
-        report.flush()
 
         def execute() -> int:
             environment = {**task_environment(job), **managed.environment}
             try:
                 return job.runner.attend(command, timeout=timeout, environment=environment)
             except ProgramTimeout as error:
-                report.show_line(error.message)
+                log.error(error.message)
                 return TIMED_OUT
 
         loaded = load_and_watch(job, managed, execute, on_failure=on_failure, allow_empty=allow_empty, extent=extent)

@@ -14,7 +14,7 @@ from vecbak import interrupts
 from vecbak.cli.boundary import Settings
 from vecbak.cli.options import load, open_job, options, reading_backup
 from vecbak.errors import Declined, UsageError
-from vecbak.paths import path_of
+from vecbak.paths import absolute, path_of
 
 if TYPE_CHECKING:
     from vecbak.backups.inventory import FoundBackup
@@ -138,7 +138,7 @@ def _run(
         settings.nothing_done = partial(_nothing_done, mode, found)
         folder: str | Path | None = output_dir
         if output_dir is None and task_id is None:
-            folder = folder_of_backup(found.path if found else Path((csv_pair or ("", ""))[1]).absolute(), loaded)
+            folder = folder_of_backup(found.path if found else absolute(Path((csv_pair or ("", ""))[1])), loaded)
         job = stack.enter_context(open_job(settings, loaded, task_id, folder, as_json=as_json))
         if found:
             source = _source(job, found, names, schema)

@@ -80,6 +80,7 @@ class BackupRun:
         self._database: str | None = None
         self._truncates: dict[str, TableTruncate] = {}
         self._errors: list[str] = []
+        self._committing = False
 
     def result(self, error: str | None = None) -> Result:
         """What happened so far.
@@ -131,12 +132,33 @@ class BackupRun:
             with looking():
                 locked = self._lock_and_check(guard, installation)
             self._save_and_truncate(locked, may_begin_again=may_begin_again)
-        except BaseException:
+        except BaseException as error:
             self.job.runner.stop_all()
             interrupts.check()  # what broke because we are to end is no failure of its own
-            raise
+            if not isinstance(error, OSError):
+                raise
+            self._refused_by_the_system(error)
         finally:
             guard.close()
+
+    def _refused_by_the_system(self, error: OSError) -> None:
+        """Of what no step has made its own, as no descriptor being left: what it means where it came.
+
+        Raises:
+            BackupFailed: nothing was truncated.
+            TruncateUnknown: COMMIT was on its way.
+        """
+        what = f"the system refused something that vecbak needs: {explain(error)}"
+        if any(item.success for item in self._truncates.values()):
+            log.warning(what)
+            self._errors.append(what)
+            return
+        if self._committing:
+            raise TruncateUnknown(
+                f"{what}, and it is UNKNOWN whether the tables were truncated; the backup is kept and complete",
+                "Count the rows: every row is in the backup or still in the table.",
+            ) from None
+        raise BackupFailed(f"{what}; nothing was truncated", "Mend that, then run vecbak again.") from None
 
     # steps 1 to 4: lock, then look
 
@@ -219,6 +241,7 @@ class BackupRun:
         try:
             truncated = self.extent.empty(self.job, locked.guard, verified, tables)
             interrupts.hold()  # half a COMMIT cannot be reported, and half a record is none
+            self._committing = True
             commit_truncate(self.job, locked.guard, locked.installation, truncated)
             reach("committed")
         except (VecbakError, Interrupted) as error:

@@ -320,5 +320,5 @@ def _estimate(guard: Guard, table: Table, rows: int, backup: Backup) -> int:
 
 
 def _free(folder: Path) -> str:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - an error is no
     return human_size(shutil.disk_usage(existing).free)

@@ -13,6 +13,7 @@ from vecbak.errors import ExitCode, Interrupted, Refused, VecbakError, exit_code
 from vecbak.operations.job import Job
 from vecbak.paths import path_of
 from vecbak.results import Result
+from vecbak.visible import visible_line
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def _facts(job: Job, result: Result, error: BaseException | None) -> dict[str, s
         "VECBAK_BYTES": str(sum(item.size_bytes for item in tables)) if result.backup_performed else "",
         "VECBAK_DURATION": f"{result.duration:.3f}",
         "VECBAK_TRUNCATED": "true" if result.truncate_performed else "false",
-        "VECBAK_ERROR": job.runner.mask(reason_of(error) if error else "").replace("\0", "")[:ERROR_CHARACTERS],
+        "VECBAK_ERROR": visible_line(job.runner.mask(reason_of(error) if error else ""))[:ERROR_CHARACTERS],
         "VECBAK_EXIT_CODE": str(exit_code_of(error) if error else int(ExitCode.DONE)),
         "PGPASSWORD": "",  # to libpq the same as none; the config may have taken its password from there
     }

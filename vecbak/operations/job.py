@@ -10,6 +10,7 @@ import msgspec
 
 from vecbak.config import Config
 from vecbak.errors import Refused
+from vecbak.paths import here
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.guard import Guard, open_guard
 from vecbak.postgres.programs import Installation, fitting_installation
@@ -41,7 +42,7 @@ class Job(msgspec.Struct, frozen=True):
     progress: Progress = msgspec.field(default_factory=NoProgress)
     folder_ready: Callable[[Path], None] = lambda _: None
     clock: Callable[[], datetime] = _now
-    config_folder: Path = msgspec.field(default_factory=Path.cwd)
+    config_folder: Path = msgspec.field(default_factory=here)
 
     @property
     def backup_folder(self) -> Path:

@@ -6,15 +6,14 @@ at any moment, so the file is replaced as a whole; the temporary one has another
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+
+from vecbak.own_files import open_regular, replace_file
 
 MAXIMUM_BYTES = 1 << 20
 
@@ -54,16 +53,7 @@ def record(path: Path, run: LastRun) -> None:
     Raises:
         OSError: it cannot be written, or something else stands in its place.
     """
-    text = render(run, _read(path))
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(descriptor, 0o644)  # the collector is another user
-            file.write(text)
-        Path(name).rename(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    replace_file(path, render(run, _read(path)), mode=0o644)  # the collector is another user
 
 
 def render(run: LastRun, previous: str) -> str:
@@ -72,7 +62,7 @@ def render(run: LastRun, previous: str) -> str:
     Args:
         previous: the text that it had before.
     """
-    before = [match for line in previous.splitlines() if (match := _SAMPLE.fullmatch(line.strip()))]
+    before = [match for line in previous.split("\n") if (match := _SAMPLE.fullmatch(line.strip()))]
     samples = dict(_samples(run, {match["series"]: match["value"] for match in before}))
     if not run.success:
         samples |= {match["series"]: match["value"] for match in before if match["name"] in _OF_THE_LAST_SUCCESS}
@@ -108,10 +98,8 @@ def _escape(label: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = open_regular(path, os.O_RDONLY)
     except FileNotFoundError:
         return ""
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
         return file.read(MAXIMUM_BYTES).decode("utf-8", "replace")

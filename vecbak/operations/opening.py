@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import signal
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from vecbak.backups.inventory import search_folders
 from vecbak.config import Config, LoadedConfig
 from vecbak.errors import Refused, UsageError
 from vecbak.operations.job import Job
-from vecbak.paths import path_of
+from vecbak.paths import absolute, path_of
 from vecbak.postgres.connection import Endpoint, endpoint_from_config, endpoint_inside
 from vecbak.postgres.programs import Installation, find_installations
 from vecbak.postgres.runner import LocalRunner
@@ -55,7 +56,7 @@ def task_folder(loaded: LoadedConfig, task_id: str, output_dir: str | Path | Non
         return loaded.resolve(loaded.config.tasks_directory) / check_task_id(task_id)
     if not str(output_dir) or "\0" in str(output_dir):
         raise UsageError("--output-dir is no folder's name", "Give a path.")
-    return path_of(output_dir).absolute()
+    return absolute(path_of(output_dir))
 
 
 def backup_folders(loaded: LoadedConfig, task_id: str | None, output_dir: str | None) -> list[Path]:
@@ -121,6 +122,11 @@ def open_job(
         ConnectionFailed: the embedded server does not start, or there is no such container, or it does not run.
         Refused: there is no usable psql.
     """
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
+        raise Refused(
+            "this process ignores SIGCHLD, and so no program's exit code could be told",
+            "signal.signal(signal.SIGCHLD, signal.SIG_DFL) in its main thread, before vecbak is called.",
+        )
     task = check_task_id(task_id) if task_id is not None else new_task_id()
     folder = task_folder(loaded, task, output_dir)
     if loaded.config == Config():  # a file emptied by accident must not pass in silence
@@ -157,7 +163,7 @@ def local_job(loaded: LoadedConfig, *, progress: Progress | None = None) -> Iter
             endpoint=reached.endpoint,
             installations=reached.installations,
             runner=reached.runner,
-            output_dir=Path.cwd(),
+            output_dir=loaded.path.parent,
             task_id="",
             progress=progress or NoProgress(),
         )

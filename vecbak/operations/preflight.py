@@ -286,7 +286,7 @@ def space_problems(folder: Path, backup: Backup, estimated: int, tables: Sequenc
     Args:
         estimated: bytes of all files.
     """
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - an error is no
     disk = os.statvfs(existing)
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
     on_server = sum(table.total_bytes for table in tables if not table.condition)

@@ -80,7 +80,10 @@ def type_problems(tables: Iterable[Table], *, elsewhere: bool = False) -> Iterat
 
 def room_for_proof(tables: Sequence[Table]) -> str | None:
     """What is doubtful about the disk of the throw-away server; it holds the rows, without indexes."""
-    place = Path(tempfile.gettempdir())
+    try:
+        place = Path(tempfile.gettempdir())
+    except OSError:
+        return "there is no temporary folder that may be written"
     free, needed = shutil.disk_usage(place).free, sum(table.table_bytes for table in tables)
     if needed <= free:
         return None

@@ -192,6 +192,11 @@ class RestoreRun:
             self.job.runner.stop_all()
             self._record(error)
             interrupts.check()  # what broke because we are to end is no failure of its own
+            if isinstance(error, OSError) and not self._done:
+                raise RestoreFailed(
+                    f"the system refused something that vecbak needs: {explain(error)}; nothing was restored",
+                    "Mend that, then run vecbak again.",
+                ) from None
             raise
         finally:
             guard.close()

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vecbak.errors import Busy
+from vecbak.errors import Busy, Refused
+from vecbak.own_files import open_regular, replace_file
+from vecbak.visible import visible_json
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +27,21 @@ def claim_task(folder: Path, config: dict[str, Any]) -> Iterator[None]:
 
     Raises:
         Busy: another run works in this folder.
+        Refused: its lock cannot be had, or what came out last time stays.
     """
     with contextlib.ExitStack() as stack:
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, descriptor)
         try:
+            descriptor = open_regular(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+            stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / RESULT).unlink(missing_ok=True)
         except BlockingIOError:
             raise Busy(f"another run works on the task in {folder}", "Wait for its end.") from None
-        with contextlib.suppress(FileNotFoundError):
-            (folder / RESULT).unlink()
+        except OSError as error:
+            raise Refused(
+                f"the task in {folder} cannot be claimed: {error.filename or folder / _LOCK}: {error.strerror}",
+                "Remove what stands in its place, or choose another --output-dir.",
+            ) from None
         write_task_file(folder, CONFIG, config)
         yield
 
@@ -42,13 +49,15 @@ def claim_task(folder: Path, config: dict[str, Any]) -> Iterator[None]:
 def is_claimed(folder: Path) -> bool:
     """Whether a run works there now."""
     try:
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_regular(folder / _LOCK, os.O_RDWR)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # nobody can lock there
+        return False
     finally:
         os.close(descriptor)
     return False
@@ -56,13 +65,9 @@ def is_claimed(folder: Path) -> bool:
 
 def write_task_file(folder: Path, name: str, document: dict[str, Any]) -> None:
     """Write it in one step; a failure to do so is told and changes nothing of the task."""
-    path, temporary = folder / name, folder / f".{name}.{os.getpid()}.tmp"
+    path = folder / name
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file, ensure_ascii=False, indent=2, default=str)
-            file.write("\n")
-        temporary.replace(path)
+        replace_file(path, visible_json(document) + "\n")
     except OSError as error:
         log.warning("%s could not be written: %s", path, error.strerror)
 
@@ -70,7 +75,8 @@ def write_task_file(folder: Path, name: str, document: dict[str, Any]) -> None:
 def read_task_file(folder: Path, name: str) -> dict[str, Any] | None:
     """Read it back; None if there is none, or if it is none of ours."""
     try:
-        document = json.loads((folder / name).read_text(encoding="utf-8"))
+        with os.fdopen(open_regular(folder / name, os.O_RDONLY), encoding="utf-8") as file:
+            document = json.load(file)
     except (OSError, ValueError):
         return None
     return document if isinstance(document, dict) else None

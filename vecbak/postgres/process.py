@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import functools
 import os
@@ -27,6 +28,7 @@ from vecbak.errors import ExitCode, VecbakError
 
 GRACE_SECONDS = 5.0
 KEPT_OUTPUT_BYTES = 1 << 20
+UNKNOWN_CODE = 255  # of a program whose end nobody could be told: it counts as failed
 PIPE_BYTES = 1 << 20  # the most that an ordinary user may ask for (pipe(7))
 _F_SETPIPE_SZ = 1031
 
@@ -79,9 +81,10 @@ class Process:
         self._code: int | None = None
         self._own_group = not (attached and os.isatty(0))
         # Python's own pipes close on exec; sh hands the child's ends over as 0, 1 and 2
-        child_stdin, self.stdin = os.pipe()
-        self.stdout, child_stdout = os.pipe()
-        self.stderr, child_stderr = os.pipe()
+        try:
+            (child_stdin, self.stdin), (self.stdout, child_stdout), (self.stderr, child_stderr) = _three_pipes()
+        except OSError as error:
+            raise ProgramMissing(f"{argv[0]} cannot be run: {error.strerror}", _hint(str(error.strerror))) from None
         self._open_descriptors = {self.stdin, self.stdout, self.stderr}
         childs = [child_stdin, child_stdout, child_stderr]
         streams = [os.dup(number) for number in (0, 1, 2)] if attached else childs[:]
@@ -92,9 +95,7 @@ class Process:
         except (sh.CommandNotFound, sh.ForkException, OSError) as error:
             self.close()
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise ProgramMissing(
-                f"{argv[0]} cannot be run: {reason}", "Install it, or set connection.bin_dir."
-            ) from None
+            raise ProgramMissing(f"{argv[0]} cannot be run: {reason}", _hint(reason)) from None
         finally:
             for descriptor in childs:
                 os.close(descriptor)
@@ -113,8 +114,9 @@ class Process:
             if not self._outlives_us:
                 die_with_parent()
             cores.allow() if self._users_own else cores.forbid()
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
         options: dict[str, Any] = {
             "_in": streams[0],
@@ -179,6 +181,8 @@ class Process:
                     self._code = 0
                 except sh.ErrorReturnCode as error:  # raised once only, so it is kept
                     self._code = int(error.exit_code)
+                except ChildProcessError:  # somebody in this process took it, or SIGCHLD is ignored
+                    self._code = UNKNOWN_CODE
             return self._code
 
     def stop(self, grace: float = GRACE_SECONDS, number: int = SIGINT) -> int:
@@ -305,3 +309,21 @@ def _read_into(buffer: bytearray, descriptor: int) -> bool:
     chunk = os.read(descriptor, 65536)
     buffer += chunk
     return bool(chunk)
+
+
+def _three_pipes() -> list[tuple[int, int]]:
+    """Read and write ends; all three, or none is left open."""
+    with contextlib.ExitStack() as stack:
+        pipes = []
+        for _ in range(3):
+            pipes.append(os.pipe())
+            stack.callback(os.close, pipes[-1][0])
+            stack.callback(os.close, pipes[-1][1])
+        stack.pop_all()
+    return pipes
+
+
+def _hint(reason: str) -> str:
+    if any(os.strerror(number) in reason for number in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)):
+        return "Raise the limit of this process (`ulimit -a` shows it), or end what else runs."
+    return "Install it, or set connection.bin_dir."

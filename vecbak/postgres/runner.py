@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from vecbak.errors import ExitCode, Interrupted, VecbakError
+from vecbak.masking import mask_of
 from vecbak.postgres.process import GRACE_SECONDS, Process
 
 
@@ -99,15 +100,13 @@ class LocalRunner:
     """
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
-        self._secrets = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
+        self._mask = mask_of(secrets)
         self._processes: list[Process] = []
         self._lock = threading.Lock()
 
     def mask(self, text: str) -> str:
         """Replace every secret by ***."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+        return self._mask(text)
 
     def start(
         self,

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from vecbak.errors import Refused
 from vecbak.postgres.process import Process
 
 SERVER_FOLDER = "pgdata"
@@ -33,8 +34,15 @@ def throw_away_folder(purpose: str) -> Iterator[Path]:
 
     Raises:
         ProgramMissing: there is no shell.
+        Refused: there is no temporary folder.
     """
-    folder = tempfile.mkdtemp(prefix=f"vecbak-{purpose}-")
+    try:
+        folder = tempfile.mkdtemp(prefix=f"vecbak-{purpose}-")
+    except OSError as error:
+        raise Refused(
+            f"there is no temporary folder for a throw-away server: {error.strerror or error}",
+            "Point TMPDIR at a folder that may be written.",
+        ) from None
     janitor = Process(["/bin/sh", "-c", _JANITOR, "vecbak-janitor", folder], os.environ, None, outlives_us=True)
     try:
         yield Path(folder)

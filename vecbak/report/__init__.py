@@ -13,16 +13,13 @@ from vecbak.report.outcomes import (
     show_verified,
     show_workflow,
 )
-from vecbak.report.questions import ask_to_prune, ask_to_replace, ask_to_truncate
+from vecbak.report.questions import ask_to_prune, ask_to_replace, ask_to_truncate, is_interactive
 from vecbak.report.terminal import (
-    flush,
-    is_interactive,
     show_commands,
     show_document,
     show_error,
     show_line,
     show_text,
-    write_on_any_terminal,
 )
 
 __all__ = [
@@ -31,7 +28,6 @@ __all__ = [
     "ask_to_truncate",
     "backup_document",
     "examination_document",
-    "flush",
     "inventory_document",
     "is_interactive",
     "show_backup",
@@ -48,5 +44,4 @@ __all__ = [
     "show_text",
     "show_verified",
     "show_workflow",
-    "write_on_any_terminal",
 ]

@@ -6,7 +6,7 @@ import sys
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from vecbak.report.terminal import age, columns, short, styled
+from vecbak.report.terminal import age, columns, say, short, show_text, styled
 
 if TYPE_CHECKING:
     from vecbak.backups.inventory import FoundBackup, Inventory
@@ -21,7 +21,7 @@ def show_inventory(inventory: Inventory) -> None:
     from vecbak.results import human_size
 
     if not inventory.backups and not inventory.pairs and not inventory.unreadable:
-        print("No backups found.")
+        say("No backups found.")
         return
     lines = [_TITLES, *(_inventory_line(found) for found in inventory.backups)]
     lines += [
@@ -40,9 +40,9 @@ def show_inventory(inventory: Inventory) -> None:
         for pair in inventory.pairs
     ]
     for number, line in enumerate(columns(lines, right={3, 4})):
-        print(line if number else styled(line, "1", sys.stdout))
+        say(line if number else styled(line, "1", sys.stdout))
     for path, reason in inventory.unreadable:
-        print(f"{styled('unusable:', '31', sys.stdout)} {short(path)}: {reason}")
+        say(f"{styled('unusable:', '31', sys.stdout)} {short(path)}: {reason}")
 
 
 def _inventory_line(found: FoundBackup) -> tuple[str, ...]:
@@ -144,19 +144,21 @@ def show_backup(found: FoundBackup, log_entry: str) -> None:
         meant = {"collections": "these collections alone", "where": "the rows of a condition alone"}[item.scope]
         facts["Holds"] = meant
     for name, value in facts.items():
-        print(f"{name + ':':<11}{value}")
+        say(f"{name + ':':<11}{value}")
     for label, entry in item.tables.items():
-        print(f"\n{label}: {entry.rows:,} rows, {human_size(entry.size_bytes)}")
+        say()
+        say(f"{label}: {entry.rows:,} rows, {human_size(entry.size_bytes)}")
         for file in entry.files:
-            print(f"  {file.name}  {file.rows:,} rows  {human_size(file.size_bytes)}\n    sha256 {file.sha256}")
-        print(f"  columns: {', '.join(f'{column.name} {column.type}' for column in entry.table.columns)}")
+            say(f"  {file.name}  {file.rows:,} rows  {human_size(file.size_bytes)}")
+            say(f"    sha256 {file.sha256}")
+        say(f"  columns: {', '.join(f'{column.name} {column.type}' for column in entry.table.columns)}")
         for index in entry.table.indexes:
-            print(f"  index:   {index.definition}")
+            say(f"  index:   {index.definition}")
         if entry.table.condition:
-            print(f"  only:    {entry.table.condition}")
+            say(f"  only:    {entry.table.condition}")
     if item.collections:
-        print()
+        say()
     for collection, held in (item.collections or {}).items():
-        print(f"collection {collection}: {held.rows:,} rows ({held.uuid})")
+        say(f"collection {collection}: {held.rows:,} rows ({held.uuid})")
     if log_entry:
-        print(f"\n{log_entry}", end="")
+        show_text(f"\n{log_entry}", end="")

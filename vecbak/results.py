@@ -100,6 +100,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What a run did; `truncate_performed` says what happened, never what was asked for.
 
     Attributes:
+        durable: false where the backup folder does not last: a temporary one, memory, a task's own.
         note: why nothing was done, where nothing was.
         pruned: ids of the older backups that were removed; only where that was asked for.
     """
@@ -115,6 +116,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     truncate_results: dict[str, TableTruncate] = {}
     errors: tuple[str, ...] = ()
     duration: float = 0.0
+    durable: bool | UnsetType = UNSET
     note: str | UnsetType = UNSET
     pruned: tuple[str, ...] | UnsetType = UNSET
 

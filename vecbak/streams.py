@@ -108,11 +108,12 @@ def fill_closed() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
-def tell_what_is_missing() -> None:
-    """Last thing of a process: say that standard output could not be written, unless its reader just went away."""
+def what_is_missing() -> str | None:
+    """Last thing of a process: why standard output lacks something, if it does; not told of a reader that just went away."""
     problem = getattr(sys.stdout, "problem", None)
-    if problem and problem.errno != errno.EPIPE:
-        sys.stderr.write(f"vecbak: standard output could not be written: {problem.strerror}\n")
+    if problem is None or problem.errno == errno.EPIPE:
+        return None
+    return f"vecbak: standard output could not be written: {problem.strerror}; what was done stays done"
 
 
 def _spelt_out(error: UnicodeError) -> tuple[str, int]:

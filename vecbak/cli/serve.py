@@ -9,6 +9,7 @@ import click
 from vecbak.cli.boundary import Settings
 from vecbak.cli.options import load, options
 from vecbak.errors import UsageError
+from vecbak.extras import install_hint
 
 
 @click.command()
@@ -17,7 +18,7 @@ from vecbak.errors import UsageError
 @options("config")
 @click.pass_obj
 def serve(settings: Settings, host: str, port: int, config: str | None) -> None:
-    """Serve the HTTP API; /docs describes it (extra `vecbak[api]`).
+    """Serve the HTTP API; /docs describes it (extra `api`).
 
     Every request needs the bearer token in $VECBAK_API_TOKEN. Without one the server binds to loopback only, and neither
     truncates nor restores. A signal ends what runs in order; every row stays in its table or is in a backup.
@@ -38,7 +39,7 @@ def serve(settings: Settings, host: str, port: int, config: str | None) -> None:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"`vecbak serve` needs the extra `api`, which is not installed ({error.name} is missing)",
-            "pip install 'vecbak[api]'",
+            install_hint("api"),
         ) from None
     settings.start_log(as_json=False).keep_nothing()
     signum = serve_until_signal(

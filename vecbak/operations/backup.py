@@ -24,7 +24,7 @@ from vecbak.errors import (
     reason_of,
     telling,
 )
-from vecbak.operations import preflight, provable
+from vecbak.operations import durability, preflight, provable
 from vecbak.operations.around import surround
 from vecbak.operations.copying import explain
 from vecbak.operations.extent import Extent, Whole
@@ -81,6 +81,7 @@ class BackupRun:
         self._truncates: dict[str, TableTruncate] = {}
         self._errors: list[str] = []
         self._committing = False
+        self._place = durability.place_of(job)
 
     def result(self, error: str | None = None) -> Result:
         """What happened so far.
@@ -102,6 +103,7 @@ class BackupRun:
             truncate_results=self._truncates,
             errors=(*(saving.errors if saving else ()), *self._errors, *((error,) if error else ())),
             duration=round(time.monotonic() - self._began, 3),
+            durable=self._place.durable,
         )
 
     def execute(self) -> None:
@@ -114,6 +116,8 @@ class BackupRun:
             raise Refused(
                 "there is no table to truncate", "Name it in vector_tables.truncate_tables, or run `vecbak backup`."
             )
+        if self.truncate:
+            durability.check(self._place)
         for attempt in range(self.extent.attempts, 0, -1):
             try:
                 self._attempt(may_begin_again=attempt > 1)

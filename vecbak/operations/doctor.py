@@ -18,7 +18,7 @@ import msgspec
 from vecbak.backups.inventory import take_inventory
 from vecbak.config import Backup, LoadedConfig
 from vecbak.errors import ConnectionFailed, Refused, UsageError, VecbakError
-from vecbak.operations import checks, preflight, provable
+from vecbak.operations import checks, durability, preflight, provable
 from vecbak.operations.checks import Examination, Findings
 from vecbak.operations.collections import find_pair
 from vecbak.operations.hooks import program_path
@@ -77,7 +77,10 @@ def examine(
 
 def _look_through(job: Job, findings: Findings) -> None:
     findings.ok("programs", checks.describe_programs(job.installations, job.config.backup.format))
-    findings.judge("folder", preflight.folder_problems(job.backup_folder), str(job.backup_folder))
+    place = durability.place_of(job)
+    truncates = bool(job.config.vector_tables.truncate_tables)
+    problems = [*preflight.folder_problems(job.backup_folder), *(durability.problems(place) if truncates else ())]
+    findings.judge("folder", problems, place.warning or str(job.backup_folder))
     try:
         guard, _ = job.connect()
     except VecbakError as error:

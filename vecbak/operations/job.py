@@ -10,6 +10,7 @@ import msgspec
 
 from vecbak.config import Config
 from vecbak.errors import Refused
+from vecbak.extras import install_hint
 from vecbak.paths import here
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.guard import Guard, open_guard
@@ -64,7 +65,7 @@ class Job(msgspec.Struct, frozen=True):
             raise Refused(
                 f"psql {oldest_psql} or newer is needed here, and was not found",
                 "Older versions stop to read a CSV file at a line that is `\\.`. Install postgresql-client-18,"
-                " or pip install 'vecbak[embedded]'.",
+                f" or run: {install_hint('embedded')}",
             )
         seconds = self.config.timeouts.connect_seconds
         guard = open_guard(self.runner, self.endpoint, able[0], connect_seconds=seconds)

@@ -131,6 +131,8 @@ def open_job(
     folder = task_folder(loaded, task, output_dir)
     if loaded.config == Config():  # a file emptied by accident must not pass in silence
         log.info("%s sets nothing: LangChain's tables, and libpq's own environment", loaded.path)
+    if output_dir is not None and not path_of(output_dir).is_absolute():
+        log.info("--output-dir %s is %s", output_dir, folder)
     with contextlib.ExitStack() as stack:
         endpoint = stack.enter_context(open_endpoint(loaded))
         reached = stack.enter_context(_reached(loaded, endpoint))

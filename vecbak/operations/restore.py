@@ -27,7 +27,7 @@ from vecbak.errors import (
     reason_of,
     telling,
 )
-from vecbak.operations import preflight, targets
+from vecbak.operations import durability, preflight, targets
 from vecbak.operations.collection_restore import (
     CollectionFilling,
     CollectionPlanner,
@@ -286,6 +286,10 @@ class RestoreRun:
         removing = [plan for plan in self._plans if plan.removes]
         if not self.options.safety_backup or not any(plan.rows_before for plan in removing):
             return None
+        place = durability.place_of(self.job)
+        durability.check(place)
+        if place.warning:
+            self._warnings.append(place.warning)
         # with embeddings go their collections, which `replace` may change too
         saved = self._plans if self._scope else removing
         tables = {plan.source.label: plan.table for plan in saved}

@@ -25,7 +25,7 @@ from vecbak.backups.removal import reading
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
 from vecbak.errors import BackupFailed, Busy, Refused, UsageError, reason_of
-from vecbak.operations import preflight
+from vecbak.operations import durability, preflight
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
 from vecbak.operations.outcome import TableOutcome
@@ -125,6 +125,7 @@ class Saving:
         self.backup_id: str | None = None
         self.errors: list[str] = []
         self._collections: dict[str, CollectionEntry] | None = None
+        self._place = durability.place_of(job)
 
     @contextlib.contextmanager
     def draft(self) -> Iterator[Draft]:
@@ -147,6 +148,8 @@ class Saving:
         try:
             open_log(self._job)
             log.info("vecbak %s: backup %s of task %s", __version__, draft.backup_id, self._job.task_id)
+            if self._place.warning:
+                log.warning(self._place.warning)
             reach("drafted")
             yield draft
         finally:
@@ -289,6 +292,7 @@ class Saving:
             collections=self._collections,
             scope=locked.scope,
             removing=tuple(label for label in locked.tables if label in locked.emptied),
+            durable=self._place.durable,
         )
 
 

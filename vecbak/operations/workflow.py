@@ -12,6 +12,7 @@ import msgspec
 
 from vecbak.config import Step
 from vecbak.errors import Interrupted, UsageError, VecbakError, exit_code_of, reason_of
+from vecbak.operations import durability
 from vecbak.operations.collections import extent_of
 from vecbak.operations.job import Job
 from vecbak.operations.management import NOT_ASKED, Managed, manage_vectors
@@ -148,6 +149,8 @@ class WorkflowRun:
         for step in steps:
             check_command(step.command)
         backup, truncate = self._wanted_management()
+        if truncate:  # the steps before it may take hours
+            durability.check(durability.place_of(self.job))
         open_log(self.job)
         asked = {"task_id": self.job.task_id, **msgspec.to_builtins(self.options)}
         claim.enter_context(claim_task(self.job.output_dir, asked))

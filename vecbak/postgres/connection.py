@@ -133,6 +133,7 @@ def endpoint_from_config(loaded: LoadedConfig) -> Endpoint:
                 f"{loaded.path}: connection.password: given twice, `dsn` has one too", "Keep one of the two."
             )
         password = connection.password
+    check_places(parameters, f"{loaded.path}: connection")
     if any("\0" in value for value in (*parameters.values(), password or "")):
         raise UsageError(f"{loaded.path}: connection: a value holds a NUL", "Remove it.")
     parameters.setdefault("connect_timeout", str(max(2, round(loaded.config.timeouts.connect_seconds))))
@@ -162,7 +163,7 @@ def endpoint_from_dsn(dsn: str, loaded: LoadedConfig) -> Endpoint:
     Raises:
         UsageError: it cannot be read, or holds a password.
     """
-    parameters = parse_dsn(dsn, Path("--on"))
+    parameters = _parse(dsn, "the DSN on the command line")
     if "password" in parameters:
         raise UsageError(
             "the DSN on the command line holds a password, which everybody on this machine can read there",
@@ -170,6 +171,13 @@ def endpoint_from_dsn(dsn: str, loaded: LoadedConfig) -> Endpoint:
         )
     parameters.setdefault("connect_timeout", str(max(2, round(loaded.config.timeouts.connect_seconds))))
     return Endpoint(parameters)
+
+
+def _holds_credentials(keyword: str, value: str) -> bool:
+    if re.search(r"://[^/]*:[^/]*@", value):
+        return True
+    # a folder may have both in its name, and an abstract socket begins with an @
+    return keyword in {"host", "hostaddr"} and not value.startswith("/") and bool(re.search(r"[^,]:[^,]*@", value))
 
 
 def parse_dsn(dsn: str, path: Path) -> dict[str, str]:
@@ -182,6 +190,10 @@ def parse_dsn(dsn: str, path: Path) -> dict[str, str]:
     Raises:
         UsageError: not a libpq connection string.
     """
+    return _parse(dsn, f"{path}: connection.dsn")
+
+
+def _parse(dsn: str, where: str) -> dict[str, str]:
     try:
         is_uri = re.match(r"postgres(?:ql)?(?:\+\w+)?://", dsn)
         parameters = _parse_uri(dsn) if is_uri else _parse_keywords(dsn)
@@ -191,12 +203,31 @@ def parse_dsn(dsn: str, path: Path) -> dict[str, str]:
             raise ValueError(
                 "it has a keyword that libpq does not know, or that vecbak cannot hand on without showing a secret"
             )
-        return parameters
     except ValueError as error:
         raise UsageError(
-            f"{path}: connection.dsn: {error}",
-            "Write postgresql://user@host:5432/dbname or host=… dbname=… (percent-encode @ : / in a URI's password).",
+            f"{where}: {error}",
+            "Write postgresql://user@host:5432/dbname or host=… dbname=… (percent-encode @ : / in a URI's password:"
+            " %40 %3A %2F).",
         ) from None
+    check_places(parameters, where)
+    return parameters
+
+
+def check_places(parameters: Mapping[str, str], where: str) -> None:
+    """Refuse what stands where programs show it, on their command lines and in their errors, and could be a password.
+
+    Args:
+        where: the place, for the message, which repeats nothing of it.
+
+    Raises:
+        UsageError: it could.
+    """
+    for keyword, value in parameters.items():
+        if keyword != "password" and _holds_credentials(keyword, value):
+            raise UsageError(
+                f"{where}: `{keyword}` holds what may be a password: a URI, or user and password before an @",
+                "Give each part its own key (host, port, dbname, user), and the password in `password` or a passfile.",
+            )
 
 
 def _parse_uri(dsn: str) -> dict[str, str]:
@@ -204,6 +235,7 @@ def _parse_uri(dsn: str) -> dict[str, str]:
     rest = dsn.partition("://")[2]
     parameters: dict[str, str] = {}
     credentials = re.match(r"([^@/]*)@", rest)
+    _check_unambiguous(rest[credentials.end() :] if credentials else rest, begun=credentials is not None)
     if credentials:
         user, colon, password = credentials.group(1).partition(":")
         parameters |= {"user": _decode(user)} if user else {}
@@ -223,6 +255,19 @@ def _parse_uri(dsn: str) -> dict[str, str]:
             key, value = "sslmode", "require"
         parameters[_decode(key)] = _decode(value)
     return parameters
+
+
+def _check_unambiguous(rest: str, *, begun: bool) -> None:
+    """libpq ends the password at the first @, and ends its search for one at the first /: the rest would be host or database.
+
+    Args:
+        rest: what it would take for hosts, database and query.
+        begun: whether user and password came before.
+    """
+    address, _, query = rest.partition("?")
+    # in the query an @ may stand, as in host=@socket, unless a / of the password has led there
+    if "@" in address or ("@" in query and not begun and ":" in address):
+        raise ValueError("an @ stands where host and database are: one in the user or the password must be written %40")
 
 
 def _parse_hosts(hosts: str) -> dict[str, str]:
@@ -254,7 +299,8 @@ def _parse_keywords(dsn: str) -> dict[str, str]:
             raise ValueError("neither a postgresql:// URI nor key=value pairs")
         value = _VALUE.match(dsn, keyword.end())
         if not value or (value.end() < len(dsn) and not dsn[value.end()].isspace()):
-            raise ValueError(f"the value of `{keyword.group(1)}` cannot be read")
+            known = keyword.group(1) in KEYWORDS | SECRET_KEYWORDS  # else it may be a piece of a password
+            raise ValueError(f"the value of {f'`{keyword.group(1)}`' if known else 'a keyword'} cannot be read")
         text = value.group(1) if value.group(1) is not None else value.group(2)
         parameters[keyword.group(1)] = re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
         position = value.end()

@@ -1,4 +1,4 @@
-"""Finding the container that programs run in, by the Docker SDK: the one importer of `docker` (extra `vecbak[docker]`).
+"""Finding the container that programs run in, by the Docker SDK: the one importer of `docker` (extra `docker`).
 
 DOCKER_HOST, DOCKER_CONTEXT and the current context of ~/.docker/config.json are honoured, as the `docker` command does
 (https://docs.docker.com/engine/manage-resources/contexts/).
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vecbak.errors import ConnectionFailed, Refused, UsageError, VecbakError
+from vecbak.extras import install_hint
 
 _SOCKET_HINT = (
     "Add the user to the group that owns the socket (usermod -aG docker USER, then log in again), or set DOCKER_HOST."
@@ -158,6 +159,6 @@ def _import() -> Any:
         import docker
     except ImportError:
         raise Refused(
-            "`connection.container` needs the extra `docker`, which is not installed", "pip install 'vecbak[docker]'"
+            "`connection.container` needs the extra `docker`, which is not installed", install_hint("docker")
         ) from None
     return docker

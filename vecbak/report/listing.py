@@ -121,6 +121,7 @@ def backup_document(found: FoundBackup) -> dict[str, Any]:
         "collections": msgspec.to_builtins(item.collections),
         "truncated": sorted(item.truncated.rows_removed) if item.truncated else [],
         "proven_restorable": item.proven_restorable is not None,
+        "durable": item.durable,
     }
 
 
@@ -143,6 +144,8 @@ def show_backup(found: FoundBackup, log_entry: str) -> None:
     if item.scope:
         meant = {"collections": "these collections alone", "where": "the rows of a condition alone"}[item.scope]
         facts["Holds"] = meant
+    if not item.durable:
+        facts["Place"] = "did not look as if it lasted: temporary, in memory, or a task's own"
     for name, value in facts.items():
         say(f"{name + ':':<11}{value}")
     for label, entry in item.tables.items():

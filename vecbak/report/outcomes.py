@@ -39,6 +39,8 @@ def show_result(result: Result, *, truncate_asked: bool, truncated_as: str = "tr
     if result.pruned:
         say(f"  - removed by retention: {', '.join(result.pruned)}")
     say(f"  manifest: {result.manifest}")
+    if result.durable is False:
+        say(f"  {styled('!', '33', sys.stdout)} this place may not last; keep a copy of the backup elsewhere")
 
 
 def show_verified(result: VerifyResult) -> None:

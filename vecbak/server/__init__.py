@@ -1,1 +1,1 @@
-"""The HTTP API: the operations of the command line, with the same guarantees (extra `vecbak[api]`)."""
+"""The HTTP API: the operations of the command line, with the same guarantees (extra `api`)."""

@@ -12,6 +12,7 @@ import yaml
 from tests.unit.examples import ScriptedRunner
 from vecbak.config_file import load_config
 from vecbak.errors import ConnectionFailed, Refused
+from vecbak.extras import install_hint
 from vecbak.postgres import container as containers
 from vecbak.postgres.connection import Endpoint, endpoint_inside
 from vecbak.postgres.container import Container, find_container
@@ -99,7 +100,7 @@ def test_without_the_extra(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     with pytest.raises(Refused, match="needs the extra `docker`") as caught:
         find_container("box", seconds=1)
-    assert caught.value.hint == "pip install 'vecbak[docker]'"
+    assert caught.value.hint == install_hint("docker")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 
 from tests.unit.examples import ScriptedRunner
 from vecbak.errors import Refused
+from vecbak.extras import install_hint
 from vecbak.postgres import programs
 from vecbak.postgres.programs import (
     Installation,
@@ -161,7 +162,7 @@ def test_none_found_says_what_to_install(nowhere):
     with pytest.raises(Refused, match="psql 13 or newer was not found on PATH") as caught:
         find_installations(ScriptedRunner({}), None)
     assert "apt-get install postgresql-client" in caught.value.hint
-    assert "pip install 'vecbak[embedded]'" in caught.value.hint
+    assert install_hint("embedded") in caught.value.hint
 
 
 def test_an_empty_bin_dir_is_named(nowhere):

@@ -93,7 +93,7 @@ class PruneResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""
-        return _plain(self)
+        return plain(self)
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +135,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers, with the summary."""
-        return {**_plain(self), "summary": _plain(self.summary)}
+        return {**plain(self), "summary": plain(self.summary)}
 
     def describe(self) -> str:
         """One line for logs and terminals: what was performed, and how much."""
@@ -192,7 +192,7 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""
-        return _plain(self)
+        return plain(self)
 
 
 class FileCheck(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,11 +227,19 @@ class VerifyResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""
-        return _plain(self)
+        return plain(self)
 
 
-def _plain(struct: msgspec.Struct) -> dict[str, Any]:
-    return msgspec.json.decode(msgspec.json.encode(struct), type=dict[str, Any])
+def plain(struct: msgspec.Struct) -> dict[str, Any]:
+    """As plain dicts, lists, strings and numbers; a path that is no text (os.fsdecode) stays what it is."""
+    document: dict[str, Any] = _with_lists(msgspec.to_builtins(struct))
+    return document
+
+
+def _with_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_lists(item) for key, item in value.items()}
+    return [_with_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def human_size(size_bytes: int) -> str:

@@ -35,6 +35,7 @@ def init(settings: Settings, discover: bool, dsn: str | None, config: str | None
     if dsn is not None and not discover:
         raise click.UsageError("--dsn needs --discover")
     path = path_of(config or os.environ.get("VECBAK_CONFIG") or "vecbak.yaml")
+    absolute(path)  # there must be a folder that it starts from
     write_starter(path, _discovered(settings, path, dsn) if discover else starter_text())
     report.show_text(f"Wrote {path}. Every key is optional; say where the database is, then try `vecbak doctor`.")
 

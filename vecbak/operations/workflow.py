@@ -20,7 +20,7 @@ from vecbak.operations.pipeline import TIMED_OUT, Loaded, OnFailure, check_comma
 from vecbak.operations.saving import open_log
 from vecbak.operations.task_files import RESULT, claim_task, write_task_file
 from vecbak.postgres.runner import ProgramTimeout
-from vecbak.results import Result
+from vecbak.results import Result, plain
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class WorkflowResult(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_dict(self) -> dict[str, Any]:
         """As plain dicts, lists, strings and numbers."""
-        return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
+        return plain(self)
 
 
 def run_workflow(

@@ -42,6 +42,12 @@ class ProgramMissing(VecbakError):
     exit_code = ExitCode.REFUSED
 
 
+class OutOfResources(VecbakError):
+    """No program can be run now: no descriptor, process or memory is left."""
+
+    exit_code = ExitCode.REFUSED
+
+
 def widen_pipe(descriptor: int) -> None:
     """Let a pipe hold up to `PIPE_BYTES`, where the kernel allows it: fewer turns for large data."""
     with contextlib.suppress(OSError):
@@ -84,7 +90,7 @@ class Process:
         try:
             (child_stdin, self.stdin), (self.stdout, child_stdout), (self.stderr, child_stderr) = _three_pipes()
         except OSError as error:
-            raise ProgramMissing(f"{argv[0]} cannot be run: {error.strerror}", _hint(str(error.strerror))) from None
+            raise _not_started(argv[0], str(error.strerror)) from None
         self._open_descriptors = {self.stdin, self.stdout, self.stderr}
         childs = [child_stdin, child_stdout, child_stderr]
         streams = [os.dup(number) for number in (0, 1, 2)] if attached else childs[:]
@@ -95,7 +101,7 @@ class Process:
         except (sh.CommandNotFound, sh.ForkException, OSError) as error:
             self.close()
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-            raise ProgramMissing(f"{argv[0]} cannot be run: {reason}", _hint(reason)) from None
+            raise _not_started(argv[0], reason) from None
         finally:
             for descriptor in childs:
                 os.close(descriptor)
@@ -323,7 +329,8 @@ def _three_pipes() -> list[tuple[int, int]]:
     return pipes
 
 
-def _hint(reason: str) -> str:
+def _not_started(program: str, reason: str) -> ProgramMissing | OutOfResources:
+    message = f"{program} cannot be run: {reason}"
     if any(os.strerror(number) in reason for number in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)):
-        return "Raise the limit of this process (`ulimit -a` shows it), or end what else runs."
-    return "Install it, or set connection.bin_dir."
+        return OutOfResources(message, "Raise the limit of this process (`ulimit -a` shows it), or end what else runs.")
+    return ProgramMissing(message, "Install it, or set connection.bin_dir.")

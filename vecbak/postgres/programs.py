@@ -18,6 +18,7 @@ import msgspec
 from vecbak.errors import Refused, VecbakError
 from vecbak.extras import install_hint
 from vecbak.postgres.fifos import Fifo, local_pipe
+from vecbak.postgres.process import OutOfResources
 from vecbak.postgres.queries import milliseconds
 from vecbak.postgres.runner import Runner
 
@@ -78,6 +79,8 @@ def find_installations(runner: Runner, bin_dir: Path | None) -> tuple[Installati
             continue
         try:
             answer = runner.run([str(folder / "psql"), "--version"], timeout=20)
+        except OutOfResources:
+            raise
         except VecbakError:
             continue  # a broken program is as good as none
         major = major_version(answer.stdout)

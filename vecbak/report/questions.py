@@ -52,7 +52,8 @@ def _ask(title: str, preview: Preview, action: str, consequence: str) -> bool:
     from vecbak.results import human_size
 
     print(title, file=sys.stderr)
-    print(f"  host      {preview.host}\n  database  {preview.database} (as {preview.user})", file=sys.stderr)
+    print(f"  host      {preview.host}\n  server    {preview.server}", file=sys.stderr)
+    print(f"  database  {preview.database} (as {preview.user})", file=sys.stderr)
     for table in preview.tables:
         what = styled(action, "1;31", sys.stderr) if table.truncate else "back up"
         print(

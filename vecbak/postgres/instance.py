@@ -62,7 +62,7 @@ class Instance:
                 session.kill()
                 raise ConnectionFailed(
                     f"the server that answered is not the embedded one of {self.folder}: {difference}",
-                    "Stop the server that runs there (its process is in postmaster.pid), then run vecbak again.",
+                    "End the server that answers there, and leave the data folder where it is while vecbak runs; then run vecbak again.",
                 )
             time.sleep(0.1)
 

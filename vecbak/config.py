@@ -43,7 +43,10 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """
 
     dsn: Annotated[Text | None, Meta(description="A libpq connection URI or key=value string.")] = None
-    host: Annotated[Text | None, Meta(description="Host name, address, or folder of the Unix socket.")] = None
+    host: Annotated[
+        Text | None,
+        Meta(description="Host name, address, or folder of the Unix socket; $PGHOSTADDR does not count beside it."),
+    ] = None
     port: Annotated[Port | None, Meta(description="TCP port, or the socket's number.")] = None
     dbname: Annotated[Text | None, Meta(description="Database.")] = None
     user: Annotated[Text | None, Meta(description="Role to log in as.")] = None
@@ -72,7 +75,7 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         Text | None,
         Meta(
             description="Instead of a server: the data folder of an embedded PostgreSQL + pgvector, made and started when"
-            " needed (extra `embedded`); relative to this file's folder."
+            " needed (extra `embedded`); relative to this file's folder. No PG* variable counts for it."
         ),
     ] = None
 

@@ -101,6 +101,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         durable: false where the backup folder does not last: a temporary one, memory, a task's own.
+        server: the one that answered, once one has.
         note: why nothing was done, where nothing was.
         pruned: ids of the older backups that were removed; only where that was asked for.
     """
@@ -117,6 +118,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[str, ...] = ()
     duration: float = 0.0
     durable: bool | UnsetType = UNSET
+    server: dict[str, str | int | bool | None] | UnsetType = UNSET
     note: str | UnsetType = UNSET
     pruned: tuple[str, ...] | UnsetType = UNSET
 
@@ -172,6 +174,7 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
         indexes_rebuilt: names.
         migrated: with `--migrate`, by table: rows, and where their ids come from.
         skipped_bad_rows: rows of hand-written files that could not be read and were written to `--skip-bad-rows`.
+        server: the one that answered, once one has.
     """
 
     restore_performed: bool = False
@@ -186,6 +189,7 @@ class RestoreResult(msgspec.Struct, frozen=True, kw_only=True):
     indexes_rebuilt: tuple[str, ...] = ()
     skipped_bad_rows: int = 0
     migrated: dict[str, dict[str, Any]] | UnsetType = UNSET
+    server: dict[str, str | int | bool | None] | UnsetType = UNSET
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     duration: float = 0.0

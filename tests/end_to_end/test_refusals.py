@@ -484,12 +484,15 @@ def test_embedded_server_keeps_its_data_between_runs(tmp_path):
     assert not (tmp_path / "pgdata" / "postmaster.pid").exists(), "the server that vecbak started was left running"
 
 
-def test_an_embedded_server_in_a_folder_that_pgserver_cannot_start_in(tmp_path):
+def test_an_embedded_server_in_a_folder_that_holds_something_else(tmp_path):
     (tmp_path / "vecbak.yaml").write_text("connection: {embedded: './pg data'}\n")
+    (tmp_path / "pg data").mkdir()
+    (tmp_path / "pg data" / "letter.txt").write_text("Dear Sir")
     done = vecbak("backup", "--json", cwd=tmp_path)
     assert done.code == 3
-    assert "letters, digits" in done.stderr
+    assert "is not empty" in done.stderr
     assert done.json["errors"]
+    assert [path.name for path in (tmp_path / "pg data").iterdir()] == ["letter.txt"]
 
 
 def test_langchain_rows_survive_a_second_generation(filled18, tmp_path):

@@ -6,7 +6,7 @@ import warnings
 
 from tests.support.langchain import open_store
 from tests.support.server import Database
-from vecbak.demo import sample_metadata, sample_text
+from vecbak.demo_tables import sample_metadata, sample_text
 
 EMBEDDING, COLLECTION = "langchain_pg_embedding", "langchain_pg_collection"
 

@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from tests.support.server import Cluster, Database
-from vecbak.demo import sample_metadata, sample_text
+from vecbak.demo_tables import sample_metadata, sample_text
 
 COLLECTION = "knowledge"
 _templates: WeakKeyDictionary[Cluster, str] = WeakKeyDictionary()

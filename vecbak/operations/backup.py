@@ -6,6 +6,8 @@ import contextlib
 import logging
 import time
 
+from msgspec import UNSET
+
 from vecbak import interrupts
 from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
@@ -32,7 +34,7 @@ from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
 from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pruned
 from vecbak.operations.truncate import commit_truncate
-from vecbak.postgres.catalog import Table
+from vecbak.postgres.catalog import Server, Table
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import TableName
 from vecbak.postgres.programs import Installation, pg_dump_installation
@@ -77,7 +79,7 @@ class BackupRun:
         self._began = time.monotonic()
         self._moment = job.clock()
         self._saving: Saving | None = None
-        self._database: str | None = None
+        self._server: Server | None = None
         self._truncates: dict[str, TableTruncate] = {}
         self._errors: list[str] = []
         self._committing = False
@@ -96,7 +98,7 @@ class BackupRun:
             truncate_performed=any(item.success for item in self._truncates.values()),
             backup_id=saving.backup_id if saving and published else None,
             task_id=self.job.task_id,
-            database=self._database,
+            database=self._server.database if self._server else None,
             backup_directory=str(self.job.backup_folder),
             manifest=str(published.path) if published else None,
             tables_backed_up=saving.backups if saving else {},
@@ -104,6 +106,7 @@ class BackupRun:
             errors=(*(saving.errors if saving else ()), *self._errors, *((error,) if error else ())),
             duration=round(time.monotonic() - self._began, 3),
             durable=self._place.durable,
+            server=self._server.named() if self._server else UNSET,
         )
 
     def execute(self) -> None:
@@ -206,7 +209,8 @@ class BackupRun:
     # steps 5 to 8: copy, prove, publish
 
     def _save_and_truncate(self, locked: Locked, *, may_begin_again: bool) -> None:
-        self._database = locked.facts.server.database
+        self._server = locked.facts.server
+        log.info("server: %s; database %s", self._server.name, self._server.database)
         self._saving = saving = Saving(self.job, locked, began=self._began, moment=self._moment)
         with saving.draft() as draft, contextlib.ExitStack() as kept:
             verified = saving.save(draft)

@@ -153,7 +153,8 @@ class _Server:
             return
         role = f"{link.user}{' (superuser)' if link.superuser else ''}"
         kind = "standby" if link.in_recovery else "PostgreSQL"
-        self._findings.ok("connection", f"{kind} {link.version}, database {link.database}, role {role}")
+        where = link.server_address or "a Unix socket"
+        self._findings.ok("connection", f"{kind} {link.version} at {where}, database {link.database}, role {role}")
         checks.judge_tls(self._findings, link)
         checks.judge_pgvector(self._findings, link)
         if not self._look_at_pooler(link):

@@ -60,10 +60,12 @@ def planned_commands(job: Job, *, truncate: bool, extent: Extent) -> list[str]:
 
 
 def needed_secrets(endpoint: Endpoint) -> list[str]:
-    """What must be in the environment before commands are pasted: the password of the config, which is not shown."""
+    """What must be in the environment before commands are pasted, and what must not: the config's password is not shown."""
+    taken = sorted(name for name, value in endpoint.environment.items() if value is None and name.startswith("PG"))
+    unset = [f"unset {' '.join(taken)}"] if taken else []
     if endpoint.password is None:
-        return []
-    return ['export PGPASSWORD="${PGPASSWORD:?set it to the password that the configuration has}"']
+        return unset
+    return [*unset, 'export PGPASSWORD="${PGPASSWORD:?set it to the password that the configuration has}"']
 
 
 def _locking(job: Job, extent: Extent, chosen: Chosen, emptied: set[TableName], version: int) -> list[str]:

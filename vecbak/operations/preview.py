@@ -34,9 +34,13 @@ class PreviewedTable(msgspec.Struct, frozen=True):
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """Where, what, for how many seconds writers will wait, server_version_num, and the collections if these alone are meant."""
+    """Where, what, for how many seconds writers will wait, server_version_num, and the collections if these alone are meant.
+
+    `host` is what was typed, `server` what answered.
+    """
 
     host: str
+    server: str
     database: str
     user: str
     tables: tuple[PreviewedTable, ...]
@@ -169,7 +173,9 @@ def _look(
     )
     seconds = max(1.0, sum(table.table_bytes for table in tables.values()) * 3 / BYTES_PER_SECOND)
     host = job.endpoint.host or "(libpq's default)"
-    return Preview(host, server.database, server.user, looked_at, seconds, guard.server_version, collections)
+    return Preview(
+        host, server.name, server.database, server.user, looked_at, seconds, guard.server_version, collections
+    )
 
 
 def rows_of(guard: Guard, table: Table) -> tuple[int, bool]:

@@ -37,7 +37,7 @@ from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.definitions import create_table, relocate
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import quote_identifier, quote_name
-from vecbak.postgres.programs import find_installations
+from vecbak.postgres.programs import find_installations, wheel_programs
 from vecbak.postgres.session import SessionFailed
 from vecbak.postgres.throw_away import SERVER_FOLDER, throw_away_folder
 from vecbak.postgres.type_definitions import bare_types, create_type, renamed, types_of
@@ -71,7 +71,7 @@ def prove(job: Job, manifest: Manifest, folder: Path, on: Endpoint | None = None
         raise problem
     with contextlib.ExitStack() as stack:
         endpoint = on or stack.enter_context(_throw_away_server(manifest))
-        bin_dir = None if on is None else endpoint.bin_dir
+        bin_dir = endpoint.bin_dir if on else wheel_programs()[max(provable.EMBEDDED_MAJORS)]  # whatever PATH leads to
         prover = msgspec.structs.replace(job, endpoint=endpoint, installations=find_installations(job.runner, bin_dir))
         guard, _ = prover.connect(oldest_psql=18 if manifest.format == "csv" else None)
         stack.callback(guard.close)
@@ -143,6 +143,7 @@ def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: Fil
     missing = [] if "vector" not in manifest.server.extensions else ["CREATE EXTENSION IF NOT EXISTS vector;"]
     guard.ask("\n".join([*missing, "SET LOCAL search_path = '';"]), "looking for pgvector")
     server = guard.facts([]).server
+    log.info("proving it on %s; database %s", server.name, server.database)
     schema = f"vecbak_verify_{uuid.uuid4().hex[:12]}"
     guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", "making a scratch schema")
     types, names = bare_types(types_of(entry.table for entry in manifest.tables.values()), schema)

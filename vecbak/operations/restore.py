@@ -146,6 +146,7 @@ class RestoreRun:
             migrated=self._filling.migrated if self._filling and self._done and self.options.migrate else UNSET,
             errors=(error,) if error else (),
             duration=round(time.monotonic() - self._began, 3),
+            server=self._server.named() if self._server else UNSET,
         )
 
     def _table_result(self, plan: Plan, error: str | None) -> TableRestore:
@@ -210,6 +211,7 @@ class RestoreRun:
         names = [table.target for table in self.source.tables]
         begin(guard, timeouts, writes=True)
         self._server = server = guard.facts([]).server
+        log.info("server: %s; database %s", server.name, server.database)
         self._check_extension(server)
         missing = [name for name, oid in zip(names, guard.find(names), strict=True) if oid is None]
         if missing and not self.options.create:

@@ -289,7 +289,17 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """The database's side of a backup; of the extensions their versions and where their types and operators are."""
+    """The database's side of a backup: the server that answered, whatever name it was reached by.
+
+    Attributes:
+        extensions: their versions.
+        extension_schemas: where their types and operators are.
+        address: at which it took our connection (behind a proxy its own); None over a Unix socket.
+        port: at which it did, or the socket's number.
+        system_identifier: of the cluster and all its copies; None where the server does not tell.
+        timeline: on which its WAL is written, or of its last checkpoint while it recovers.
+        database_oid: of the database.
+    """
 
     database: str
     user: str
@@ -299,6 +309,26 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     encoding: str
     extension_schemas: dict[str, str] = {}
     tablespaces: tuple[str, ...] = ()
+    address: str | None = None
+    port: int | None = None
+    system_identifier: str | None = None
+    timeline: int | None = None
+    database_oid: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Which server it is, for people: `10.1.2.3 port 5432, PostgreSQL 16.4, system identifier 7418…`."""
+        parts = [
+            f"{self.address or 'Unix socket'}{'' if self.port is None else f' port {self.port}'}",
+            f"PostgreSQL {self.version}{' standby' if self.in_recovery else ''}",
+        ]
+        parts += [f"system identifier {self.system_identifier}"] if self.system_identifier else []
+        return ", ".join(parts)
+
+    def named(self) -> dict[str, str | int | bool | None]:
+        """The same for machines."""
+        fields = ("address", "port", "version", "in_recovery", "system_identifier", "timeline", "database_oid")
+        return {field: getattr(self, field) for field in fields}
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

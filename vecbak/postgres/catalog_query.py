@@ -13,6 +13,9 @@ def facts_query(oids: list[int]) -> str:
 SELECT json_build_object(
   'server', json_build_object(
     'database', current_database(), 'user', current_user, 'version', current_setting('server_version'),
+    'address', pg_catalog.host(pg_catalog.inet_server_addr()),
+    'port', coalesce(pg_catalog.inet_server_port(), pg_catalog.current_setting('port')::int),
+    'database_oid', (SELECT oid::bigint FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()),
     'in_recovery', pg_is_in_recovery(), 'encoding', current_setting('server_encoding'),
     'extensions', (SELECT json_object_agg(extname, extversion ORDER BY extname) FROM pg_catalog.pg_extension),
     'extension_schemas', (SELECT json_object_agg(extname, extnamespace::regnamespace::text) FROM pg_catalog.pg_extension),
@@ -22,6 +25,15 @@ SELECT json_build_object(
     JOIN pg_catalog.pg_class c ON c.oid = wanted.oid
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace));
 """.replace("\n\n", "\n")
+
+
+# who may not ask for these gets none: `facts_query` has to work without
+CONTROL_DATA = """
+SELECT pg_catalog.json_build_object('system_identifier', s.system_identifier::text, 'timeline',
+  CASE WHEN pg_catalog.pg_is_in_recovery() THEN c.timeline_id
+    ELSE ('x' || pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)::int END)
+FROM pg_catalog.pg_control_system() AS s, pg_catalog.pg_control_checkpoint() AS c;
+"""
 
 
 def _list(item: str, source: str, order: str) -> str:

@@ -15,6 +15,8 @@ from urllib.parse import unquote
 
 from vecbak.config import LoadedConfig
 from vecbak.errors import UsageError
+from vecbak.postgres.environment import without_foreign_servers
+from vecbak.postgres.instance import Instance
 
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS, without secrets and replication
 KEYWORDS = frozenset(
@@ -79,17 +81,19 @@ class Endpoint:
         password: reaches programs as PGPASSWORD.
         bin_dir: where the programs must be taken from, if anywhere.
         container: the name of the container that they run in, if in any.
+        instance: of a server of our own: the one that must answer. Its programs find no other server in their environment.
     """
 
     parameters: dict[str, str]
     password: str | None = field(default=None, repr=False)
     bin_dir: Path | None = None
     container: str | None = None
+    instance: Instance | None = None
 
     @property
     def host(self) -> str | None:
         """Where the server is, for people; None if libpq's own default counts."""
-        host = self.parameters.get("host")
+        host = self.parameters.get("host") or self.parameters.get("hostaddr") or None
         if self.container is None:
             return host
         return f"{host} as seen from container {self.container}" if host else f"container {self.container}"
@@ -100,9 +104,14 @@ class Endpoint:
         return " ".join(f"{key}={_quote(value)}" for key, value in self.parameters.items())
 
     @property
-    def environment(self) -> dict[str, str]:
-        """What the programs' environment has beyond our own."""
-        return {} if self.password is None else {"PGPASSWORD": self.password}
+    def environment(self) -> dict[str, str | None]:
+        """In what the programs' environment differs from our own."""
+        changes = without_foreign_servers() if self.instance else {}
+        if "service" in self.parameters:
+            changes["PGHOSTADDR"] = (
+                None  # the service says where its host is; `host=` alone can be overridden by a keyword
+            )
+        return changes if self.password is None else {**changes, "PGPASSWORD": self.password}
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -138,7 +147,15 @@ def endpoint_from_config(loaded: LoadedConfig) -> Endpoint:
         raise UsageError(f"{loaded.path}: connection: a value holds a NUL", "Remove it.")
     parameters.setdefault("connect_timeout", str(max(2, round(loaded.config.timeouts.connect_seconds))))
     bin_dir = loaded.resolve(connection.bin_dir) if connection.bin_dir else None
-    return Endpoint(parameters, password, bin_dir)
+    return Endpoint(meaning_that_host(parameters), password, bin_dir)
+
+
+def meaning_that_host(parameters: dict[str, str]) -> dict[str, str]:
+    """The same, so that a named host is the one that is reached.
+
+    Neither $PGHOSTADDR nor a service file's hostaddr, which libpq prefers to any host, can then put another in its place.
+    """
+    return {**parameters, "hostaddr": parameters.get("hostaddr", "")} if "host" in parameters else parameters
 
 
 def endpoint_inside(endpoint: Endpoint, container: str, environment: Mapping[str, str]) -> Endpoint:
@@ -154,7 +171,9 @@ def endpoint_inside(endpoint: Endpoint, container: str, environment: Mapping[str
         return endpoint
     user = named.get("user") or environment.get("POSTGRES_USER") or "postgres"
     dbname = named.get("dbname") or environment.get("POSTGRES_DB") or user
-    return dataclasses.replace(endpoint, parameters={**named, "user": user, "dbname": dbname})
+    # its own server: on libpq's default socket, whatever PGHOST or PGSERVICE its environment has
+    own = meaning_that_host({**named, "user": user, "dbname": dbname, "host": ""})
+    return dataclasses.replace(endpoint, parameters=own)
 
 
 def endpoint_from_dsn(dsn: str, loaded: LoadedConfig) -> Endpoint:
@@ -170,7 +189,7 @@ def endpoint_from_dsn(dsn: str, loaded: LoadedConfig) -> Endpoint:
             "Take it out, and use ~/.pgpass or $PGPASSWORD.",
         )
     parameters.setdefault("connect_timeout", str(max(2, round(loaded.config.timeouts.connect_seconds))))
-    return Endpoint(parameters)
+    return Endpoint(meaning_that_host(parameters))
 
 
 def _holds_credentials(keyword: str, value: str) -> bool:

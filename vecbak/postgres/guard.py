@@ -17,7 +17,7 @@ import msgspec
 from vecbak.errors import Busy, ConnectionFailed, Refused, TruncateFailed
 from vecbak.postgres import queries, restore_queries
 from vecbak.postgres.catalog import Facts, Table, decode_facts
-from vecbak.postgres.catalog_query import facts_query
+from vecbak.postgres.catalog_query import CONTROL_DATA, facts_query
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.diagnosis import LOCK_STATES, Blocker, busy, connection_hint, lock_refused, truncate_hint
 from vecbak.postgres.fifos import Fifo
@@ -140,7 +140,10 @@ class Guard:
 
     def facts(self, oids: Sequence[int]) -> Facts:
         """Everything that preflight and manifest want to know."""
-        return decode_facts(self.ask_json(facts_query(list(oids)), "reading the catalogs"))
+        found = self.ask_json(facts_query(list(oids)), "reading the catalogs")
+        control = queries.if_possible("vecbak_server", CONTROL_DATA)
+        found["server"] |= self.ask_json(control, "asking which server this is") or {}
+        return decode_facts(found)
 
     def count(self, table: Table, *, timeout: float) -> int:
         """The table's rows now."""
@@ -351,6 +354,8 @@ def open_guard(runner: Runner, endpoint: Endpoint, installation: Installation, *
             timeout=connect_seconds + ANSWER_SECONDS / 4,
             step="connecting to the database",
         )
+        if endpoint.instance:
+            endpoint.instance.check(session)
     except SessionFailed as error:
         raise ConnectionFailed(
             "cannot connect to the database", connection_hint(error.output), output=error.output
@@ -389,10 +394,12 @@ def transaction_outcome(
 def _transaction_status(runner: Runner, endpoint: Endpoint, installation: Installation, transaction: str) -> str:
     session = open_session(runner, psql_command(installation, endpoint.conninfo), environment=endpoint.environment)
     try:
+        if endpoint.instance:
+            endpoint.instance.check(session)
         return str(
             session.ask_json(queries.transaction_status(transaction), timeout=10, step="asking what became of COMMIT")
         )
-    except SessionFailed:
+    except (SessionFailed, ConnectionFailed):
         return "unreachable"
     finally:
         session.close()

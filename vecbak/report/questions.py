@@ -67,6 +67,7 @@ def _ask(title: str, preview: Preview, action: str, consequence: str) -> bool:
     def tell(stream: TextIO) -> None:
         say(title, stream)
         say(f"  host      {preview.host}", stream)
+        say(f"  server    {preview.server}", stream)
         say(f"  database  {preview.database} (as {preview.user})", stream)
         for table in preview.tables:
             what = styled(action, "1;31", stream) if table.truncate else "back up"

@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from vecbak.config import Config, Connection, LoadedConfig, Timeouts
 from vecbak.errors import UsageError
-from vecbak.postgres.connection import Endpoint, endpoint_from_config, parse_dsn
+from vecbak.postgres.connection import Endpoint, endpoint_from_config, endpoint_from_dsn, parse_dsn
 
 FILE = Path("/etc/vecbak/vecbak.yaml")
 KEYWORDS = (
@@ -58,8 +58,10 @@ def test_parameters_survive_the_whole_way(given_parameters):
     password = given_parameters.get("password")
     expected = {key: value for key, value in given_parameters.items() if key != "password"}
     made = endpoint(dsn=make_conninfo("", **given_parameters))
-    assert conninfo_to_dict(made.conninfo) == {**expected, "connect_timeout": "10"}
-    assert made.environment == ({} if password is None else {"PGPASSWORD": password})
+    pinned = {"hostaddr": ""} if "host" in expected else {}
+    assert conninfo_to_dict(made.conninfo) == {**pinned, **expected, "connect_timeout": "10"}
+    without = {"PGHOSTADDR": None} if "service" in expected else {}
+    assert made.environment == {**without, **({} if password is None else {"PGPASSWORD": password})}
 
 
 @given(
@@ -141,7 +143,7 @@ def test_a_password_is_neither_in_the_conninfo_nor_in_the_repr(password):
 
 def test_a_password_in_the_dsn_is_taken_out_of_it():
     made = endpoint(dsn="postgresql://u:geheim@h/d")
-    assert made.conninfo == "user=u host=h dbname=d connect_timeout=10"
+    assert made.conninfo == "user=u host=h dbname=d connect_timeout=10 hostaddr=''"
     assert made.password == "geheim"
 
 
@@ -184,6 +186,34 @@ def test_sslpassword_is_refused(dsn):
 def test_a_nul_is_refused(keys):
     with pytest.raises(UsageError, match="NUL"):
         endpoint(**keys)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"host": "h"},
+        {"dsn": "host=h"},
+        {"dsn": "postgresql://h1,h2/d"},
+        {"dsn": "host=''"},
+        {"dsn": "service=s", "host": "h"},
+    ],
+)
+def test_a_named_host_is_the_one_that_is_reached(keys):
+    """libpq prefers $PGHOSTADDR, and a service's hostaddr, to any host: an empty one of ours takes their place."""
+    assert endpoint(**keys).conninfo.endswith(" hostaddr=''")
+    assert endpoint_from_dsn("host=h", load()).conninfo.endswith(" hostaddr=''")
+
+
+@pytest.mark.parametrize("dsn", ["host=h hostaddr=127.0.0.1", "hostaddr=127.0.0.1"])
+def test_an_address_of_the_dsn_counts(dsn):
+    made = endpoint(dsn=dsn)
+    assert made.parameters["hostaddr"] == "127.0.0.1"
+    assert made.host in {"h", "127.0.0.1"}
+
+
+def test_a_service_says_where_its_host_is():
+    assert endpoint(service="s").environment == {"PGHOSTADDR": None}
+    assert "hostaddr" not in endpoint(service="s").parameters
 
 
 def test_nothing_given_leaves_everything_to_libpq():

@@ -77,7 +77,9 @@ def test_what_a_container_lacks(answer, words):
 )
 def test_user_and_database_are_the_containers(given, environment, user, dbname):
     found = endpoint_inside(Endpoint(given, "secret"), "box", environment)
-    assert (found.parameters, found.password) == ({"user": user, "dbname": dbname}, "secret")
+    # its own server, whatever PGHOST, PGHOSTADDR or PGSERVICE the container's environment has
+    own = {"host": "", "hostaddr": ""}
+    assert (found.parameters, found.password) == ({"user": user, "dbname": dbname, **own}, "secret")
     assert found.host == "container box"
 
 

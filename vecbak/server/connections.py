@@ -26,7 +26,6 @@ HEADERS = [  # of every answer: it is no page's script, style, frame or cache en
 ]
 
 _MALFORMED = Problem(400, "this is no HTTP request, or its headers are too large", "Send HTTP/1.1.", "invalid")
-_FULL = Problem(503, "all connections are in use by requests that run", "Ask again when one of them has ended.", "full")
 
 
 class BoundedConnection(H11Protocol):
@@ -106,17 +105,13 @@ class BoundedConnection(H11Protocol):
             self._deadline = None
 
     def _make_room(self) -> None:
-        """An honest client's request is there at once; who waits longest is the one to go."""
-        others = cast(set[BoundedConnection], self.connections) - {self}
-        idle = [connection for connection in others if not connection._works()]
-        if idle:
-            oldest = min(idle, key=lambda connection: connection._waiting_since)
-            oldest.transport.abort()
-            self.connections.discard(oldest)  # asyncio tells it so only later
-        else:
-            self.transport.write(_raw(_FULL))
-            self.transport.close()
-            self.connections.discard(self)
+        """Close the one that waits longest for its client: an honest client's request is there at once."""
+        waiting = [
+            connection for connection in cast(set[BoundedConnection], self.connections) if not connection._works()
+        ]
+        oldest = min(waiting, key=lambda connection: connection._waiting_since)
+        oldest.transport.abort()
+        self.connections.discard(oldest)  # asyncio tells it so only later
 
 
 def connections_of(most: int) -> type[BoundedConnection]:

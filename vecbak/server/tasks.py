@@ -136,7 +136,9 @@ class Tasks:
                     "Wait for its end, or use another task.",
                 )
             if len(self._running) >= self._most:
-                raise Busy(f"{self._most} operations run already", "Ask again when one of them has ended.")
+                raise Busy(
+                    f"{self._most} operations run, as many as can at once", "Ask again when one of them has ended."
+                )
             self._running[task_id] = work
         work.thread = threading.Thread(target=self._run, args=(work, operation), name=f"task-{task_id}")
         work.thread.start()

@@ -14,14 +14,17 @@ class Bare:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        step = {"name": "training_load", "command": ["touch", str(folder / "stepped")]}
+        self.step("touch", str(folder / "stepped"))
+
+    def step(self, *command: str) -> None:
+        """What training_load runs."""
         config = {
             "connection": {"dsn": "postgresql://127.0.0.1:1/nowhere"},
             "tasks_directory": "tasks",
-            "workflow": {"steps": [step]},
-            "hooks": {"before": [["touch", str(folder / "hooked")]]},
+            "workflow": {"steps": [{"name": "training_load", "command": list(command)}]},
+            "hooks": {"before": [["touch", str(self.folder / "hooked")]]},
         }
-        (folder / "vecbak.yaml").write_text(yaml.safe_dump(config))
+        (self.folder / "vecbak.yaml").write_text(yaml.safe_dump(config))
 
 
 def tree(folder: Path) -> dict[str, int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Any, cast
 
 import h11
@@ -12,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from vecbak.server.problems import MEDIA_TYPE, Problem
 
 CLIENT_SECONDS = 10.0  # for a whole request, from the connection or the answer before it on; and to take an answer
-_SLOWEST_BYTES_A_SECOND = 8 * 1024
+_SLOWEST_BYTES_A_SECOND = 32 * 1024
 _MAX_REQUEST_BYTES = (
     32 * 1024 * 1024
 )  # of a refused body, thrown away as it comes: who still writes does not see the answer
@@ -25,6 +27,7 @@ HEADERS = [  # of every answer: it is no page's script, style, frame or cache en
     ("X-Content-Type-Options", "nosniff"),
 ]
 
+_NO_LINGERING = struct.pack("ii", 1, 0)  # socket(7)
 _MALFORMED = Problem(400, "this is no HTTP request, or its headers are too large", "Send HTTP/1.1.", "invalid")
 
 
@@ -57,7 +60,7 @@ class BoundedConnection(H11Protocol):
         """A part of a request, or of a body that nobody reads any more."""
         self._received += len(data)
         if self._received > _MAX_REQUEST_BYTES:
-            self.transport.abort()
+            self._cut()
             return
         super().data_received(data)
         self._review()
@@ -97,12 +100,18 @@ class BoundedConnection(H11Protocol):
         elif self._deadline is None:
             self._waiting_since = self.loop.time()
             seconds = CLIENT_SECONDS + self.transport.get_write_buffer_size() / _SLOWEST_BYTES_A_SECOND
-            self._deadline = self.loop.call_later(seconds, self.transport.abort)
+            self._deadline = self.loop.call_later(seconds, self._cut)
 
     def _stop_waiting(self) -> None:
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
+
+    def _cut(self) -> None:
+        """At once, also what the system still holds for a client that does not take it."""
+        connected: socket.socket = self.transport.get_extra_info("socket")
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGERING)
+        self.transport.abort()
 
     def _make_room(self) -> None:
         """Close the one that waits longest for its client: an honest client's request is there at once."""
@@ -110,7 +119,7 @@ class BoundedConnection(H11Protocol):
             connection for connection in cast(set[BoundedConnection], self.connections) if not connection._works()
         ]
         oldest = min(waiting, key=lambda connection: connection._waiting_since)
-        oldest.transport.abort()
+        oldest._cut()
         self.connections.discard(oldest)  # asyncio tells it so only later
 
 

@@ -55,7 +55,10 @@ class Gate:
             self._check(scope)
             body = await read_body(scope, receive)
         except Rejected as rejected:
-            await rejected.problem.response()(scope, receive, send)
+            response = rejected.problem.response()
+            if rejected.problem.status == 400:  # where one request ends, the next begins: this one's end is in doubt
+                response.headers["Connection"] = "close"
+            await response(scope, receive, send)
         except Disconnected:
             return
         else:

@@ -34,10 +34,8 @@ def is_loopback(host: str) -> bool:
     """Whether an address can be reached from this machine alone."""
     if host.lower() == "localhost":
         return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    address = _address(host)
+    return address is not None and address.is_loopback
 
 
 def own_names(host: str, allowed: Iterable[str]) -> frozenset[str]:
@@ -50,14 +48,14 @@ def own_names(host: str, allowed: Iterable[str]) -> frozenset[str]:
     Raises:
         UsageError: one of `allowed` is no name.
     """
-    names = {"localhost", host.lower(), socket.gethostname().lower()}
+    names = {"localhost", socket.gethostname().lower()} | (set() if _address(host) else {host.lower()})
     for name in allowed:
         found = _authority(name)
         if not found or found.port:
             raise UsageError(
                 f"--allowed-host {name[:100]!r} is no host's name", "Give the name alone: --allowed-host db.example.org"
             )
-        names.add(found.host)
+        names.add(found.host.removesuffix("."))
     return frozenset(names)
 
 
@@ -96,14 +94,21 @@ def check_origin(headers: Headers, local_address: str, names: frozenset[str]) ->
         )
 
 
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return None
+
+
 def _authority(text: str) -> _Authority | None:
     match = _AUTHORITY.fullmatch(text.lower())
-    return _Authority(match[1].strip("[]").removesuffix("."), match[2] or "") if match else None
+    return _Authority(match[1].strip("[]"), match[2] or "") if match else None
 
 
 def _is_ours(host: str, local_address: str, names: frozenset[str]) -> bool:
     """By name, or by an address: no name server makes a page's name look like one."""
-    if host in names:
+    if host.removesuffix(".") in names:
         return True
     try:
         address = ipaddress.ip_address(host)
@@ -117,7 +122,9 @@ def _is_ours(host: str, local_address: str, names: frozenset[str]) -> bool:
 def _is_same(origin: bytes, host: _Authority) -> bool:
     match = _ORIGIN.fullmatch(origin.decode("latin-1").lower())
     found = _authority(match[2]) if match else None
-    if not match or not found:
+    if (
+        not match or not found or (match[1] == "https" and is_loopback(found.host))
+    ):  # TLS is a proxy's, under its own name
         return False
     default = _DEFAULT_PORTS[match[1]]
     return (found.host, found.port or default) == (host.host, host.port or default)

@@ -68,7 +68,7 @@ def _believed(loaded: LoadedConfig, folder: Path) -> Document:
     """What the folder's files say, if they say what vecbak writes: others may have written there."""
     try:
         document = _on_disk(loaded, folder)
-        TaskState.model_validate({"task_id": folder.name, **document})
+        TaskState.model_validate({"task_id": folder.name, **document}).model_dump_json()
     except (AttributeError, KeyError, TypeError, ValueError):
         return {"state": "unknown", "errors": [f"{CONFIG} or {RESULT} is not what vecbak writes"]}
     return document

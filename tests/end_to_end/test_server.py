@@ -297,15 +297,20 @@ def test_without_the_token_nothing_is_told(workspace: Workspace):
 
 
 def test_without_a_token_of_the_server(workspace: Workspace):
+    """It starts, says what it can do and how to set one, and does nothing for anybody on the machine."""
     with serving(workspace, token=None, send=None) as api:
-        assert api.backup("plain").status_code == 200
-        problem(api.backup("plain", truncate_vector_tables=True), 401)
-        problem(api.execute("plain", truncate_vector_tables=True), 401)
+        said = (workspace.folder / "server.log").read_text()
+        assert "VECBAK_API_TOKEN is not set" in said
+        assert "export VECBAK_API_TOKEN=$(openssl rand -hex 32)" in said
+        told = problem(api.backup("plain"), 401)
+        assert "VECBAK_API_TOKEN" in str(told["hint"])
+        problem(api.execute("plain", execution_mode="step", step_name="training_load"), 401)
         problem(api.restore("latest"), 401)
-        answer = api.execute("plain", execution_mode="step", step_name=ALL[0], truncate_vector_tables=True)
-        assert answer.status_code == 200  # ignored
+        problem(api.client.get(f"{PREFIX}/vector/backups"), 401)
+        assert api.client.get("/healthz").json()["status"] == "ok"
         problem(api.client.get("/healthz", headers={"Host": "evil.example"}), 403)
     assert workspace.database.count(EMBEDDING) == 62
+    assert not (workspace.folder / "tasks").exists()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.0.1", "::", "example.org"])  # noqa: S104 - it must refuse

@@ -61,17 +61,28 @@ class Api:
 
 
 @contextlib.contextmanager
-def serving(workspace: Workspace, *, token: str | None = TOKEN, send: str | None = TOKEN) -> Iterator[Api]:
+def serving(
+    workspace: Workspace,
+    *arguments: str,
+    token: str | None = TOKEN,
+    send: str | None = TOKEN,
+    open_files: int | None = None,
+) -> Iterator[Api]:
     """Run it on a free port.
 
     Args:
+        arguments: further ones of `vecbak serve`.
         token: the server's.
         send: the client's.
+        open_files: how many it may have, RLIMIT_NOFILE.
     """
     log = workspace.folder / "server.log"
+    command = [str(VECBAK), "serve", "--port", "0", *arguments]
+    if open_files is not None:
+        command = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(open_files), *command]
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [VECBAK, "serve", "--port", "0"], cwd=workspace.folder, env=environment(VECBAK_API_TOKEN=token),
+            command, cwd=workspace.folder, env=environment(VECBAK_API_TOKEN=token),
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
         )  # fmt: skip
     try:

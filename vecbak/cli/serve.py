@@ -15,13 +15,16 @@ from vecbak.extras import install_hint
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Other than loopback: only with a token.")
 @click.option("--port", default=8484, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
+@click.option(
+    "--allowed-host", multiple=True, metavar="NAME", help="Another name it is called by, as a proxy's; may be repeated."
+)
 @options("config")
 @click.pass_obj
-def serve(settings: Settings, host: str, port: int, config: str | None) -> None:
+def serve(settings: Settings, host: str, port: int, allowed_host: tuple[str, ...], config: str | None) -> None:
     """Serve the HTTP API; /docs describes it (extra `api`).
 
-    Every request needs the bearer token in $VECBAK_API_TOKEN. Without one the server binds to loopback only, and neither
-    truncates nor restores. A signal ends what runs in order; every row stays in its table or is in a backup.
+    Every request needs the bearer token in $VECBAK_API_TOKEN. Without one the server binds to loopback only, and tells its
+    health and its documentation alone. A signal ends what runs in order; every row stays in its table or is in a backup.
 
     \b
     Example:
@@ -42,10 +45,19 @@ def serve(settings: Settings, host: str, port: int, config: str | None) -> None:
             install_hint("api"),
         ) from None
     settings.start_log(as_json=False).keep_nothing()
-    signum = serve_until_signal(
-        loaded, host, port, token, lambda url: report.show_line(f"vecbak listens on {url}; its API is at {url}/docs")
-    )
+
+    def announce(url: str) -> None:
+        report.show_line(f"vecbak listens on {url}; its API is at {url}/docs")
+        if not token:
+            report.show_line(_WHAT_IS_OPEN)
+
+    signum = serve_until_signal(loaded, host, port, token, allowed_host, announce)
     click.get_current_context().exit(128 + signum if signum else 0)
 
+
+_WHAT_IS_OPEN = (
+    "VECBAK_API_TOKEN is not set: it answers /healthz and its documentation, and refuses everything else (401). For the rest"
+    " end it, set a token, and start it again: export VECBAK_API_TOKEN=$(openssl rand -hex 32)"
+)
 
 COMMANDS = (serve,)

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 CONFIG, RESULT = "task_config.json", "task_result.json"
 _LOCK = ".task.lock"  # held as long as its run lives, flock(2): its end cannot be missed
+_MAX_BYTES = 16 * 1024 * 1024
 
 
 @contextlib.contextmanager
@@ -73,10 +75,11 @@ def write_task_file(folder: Path, name: str, document: dict[str, Any]) -> None:
 
 
 def read_task_file(folder: Path, name: str) -> dict[str, Any] | None:
-    """Read it back; None if there is none, or if it is none of ours."""
+    """Read it back; None if there is none, or if it is none of ours: a link, a pipe, no JSON, too large."""
     try:
-        with os.fdopen(open_regular(folder / name, os.O_RDONLY), encoding="utf-8") as file:
-            document = json.load(file)
-    except (OSError, ValueError):
+        with os.fdopen(open_regular(folder / name, os.O_RDONLY), "rb") as file:
+            text = file.read(_MAX_BYTES + 1)
+        document = json.loads(text) if len(text) <= _MAX_BYTES else None
+    except (OSError, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from vecbak import __version__, report
 from vecbak.config import LoadedConfig
 from vecbak.operations.opening import new_task_id
-from vecbak.server import operations
-from vecbak.server.gate import Gate, require_token
+from vecbak.server import documentation, operations
+from vecbak.server.bearer import Bearer
+from vecbak.server.gate import HEALTH, Gate, needs_token
 from vecbak.server.models import (
     Accepted,
     BackupRequest,
@@ -38,19 +39,27 @@ _DESCRIPTION = """Back up, prove, truncate and restore the vector tables of Post
 The databases are those of the server's configuration. Failures are `application/problem+json`."""
 
 
-def make_app(loaded: LoadedConfig, tasks: Tasks, token: str) -> FastAPI:
+def make_app(loaded: LoadedConfig, tasks: Tasks, bearer: Bearer, names: frozenset[str]) -> FastAPI:
     """The API.
 
     Args:
-        token: that every request needs, but those for `/healthz` and the documentation; empty: none, and then
-            truncating and restoring are refused.
+        bearer: the token that every request needs which the gate does not let through without one.
+        names: by which the server may be called.
     """
-    app = FastAPI(title="vecbak", version=__version__, description=_DESCRIPTION, redoc_url=None)
+    app = FastAPI(
+        title="vecbak",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,  # its page loads a script from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect repeats the Host that the client made up
+    )
     install_handlers(app)
     app.include_router(_health())
     app.include_router(_task_routes(loaded, tasks))
     app.include_router(_vector_routes(loaded, tasks))
-    app.add_middleware(Gate, token=token)
+    app.add_middleware(Gate, bearer=bearer, names=names)
+    app.include_router(_documentation(app))
     _describe_security(app)
     return app
 
@@ -58,10 +67,20 @@ def make_app(loaded: LoadedConfig, tasks: Tasks, token: str) -> FastAPI:
 def _health() -> APIRouter:
     router = APIRouter()
 
-    @router.get("/healthz", responses=_problems(400, 403, 413))
+    @router.get(HEALTH, responses=_problems(400, 403, 413, 415))
     async def healthz() -> Health:
         """Whether the server answers; asks no database."""
         return Health(status="ok", version=__version__)
+
+    return router
+
+
+def _documentation(app: FastAPI) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/docs")
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(documentation.page(app.openapi()))
 
     return router
 
@@ -70,20 +89,18 @@ def _task_routes(loaded: LoadedConfig, tasks: Tasks) -> APIRouter:
     router = APIRouter(prefix=f"{PREFIX}/tasks/{{task_id}}", tags=["tasks"])
 
     @router.post("/execute", response_model=ExecuteAnswer, responses=_operation_responses())
-    async def execute(task_id: TaskId, body: ExecuteRequest, request: Request, wait: Wait = True) -> Response:
+    async def execute(task_id: TaskId, body: ExecuteRequest, wait: Wait = True) -> Response:
         """Run the workflow, or one step; the vectors are managed just before training_load."""
         options = operations.workflow_options(body)
-        if operations.truncates(options):
-            require_token(request)
         asked = {"operation": "execute", **msgspec.to_builtins(options)}
         return await _answer(tasks, task_id, asked, operations.execute(loaded, options), wait)
 
-    @router.get("", response_model=TaskState, responses=_problems(400, 401, 403, 404, 413, 422, 500))
+    @router.get("", response_model=TaskState, responses=_problems(400, 401, 403, 404, 413, 415, 422, 500))
     def state(task_id: TaskId) -> Document:
         """The state of the task, its steps, its progress."""
         return task_state(loaded, tasks, task_id)
 
-    @router.get("/backups", response_model=Backups, responses=_problems(400, 401, 403, 404, 413, 422, 500))
+    @router.get("/backups", response_model=Backups, responses=_problems(400, 401, 403, 404, 413, 415, 422, 500))
     def backups(task_id: TaskId) -> Document:
         """The backups in the task's folder."""
         found = report.inventory_document(operations.inventory(loaded, task_id))
@@ -96,24 +113,21 @@ def _vector_routes(loaded: LoadedConfig, tasks: Tasks) -> APIRouter:
     router = APIRouter(prefix=f"{PREFIX}/vector", tags=["vectors"])
 
     @router.post("/backup", responses=_operation_responses())
-    async def backup(body: BackupRequest, request: Request, wait: Wait = True) -> Response:
+    async def backup(body: BackupRequest, wait: Wait = True) -> Response:
         """Back up the tables; empty them after that, if asked."""
-        if body.truncate_vector_tables:
-            require_token(request)
         task_id = body.task_id or new_task_id()
         asked = {"operation": "backup", **body.model_dump(), "task_id": task_id}
         operation = operations.backup(loaded, body)
         return await _answer(tasks, task_id, asked, operation, wait)
 
-    @router.get("/backups", response_model=Backups, responses=_problems(400, 401, 403, 413, 422, 500))
+    @router.get("/backups", response_model=Backups, responses=_problems(400, 401, 403, 413, 415, 422, 500))
     def backups() -> Document:
         """All backups that are found."""
         return {"backups": report.inventory_document(operations.inventory(loaded, None))}
 
     @router.post("/restore", responses=_operation_responses())
-    async def restore(body: RestoreRequest, request: Request, wait: Wait = True) -> Response:
+    async def restore(body: RestoreRequest, wait: Wait = True) -> Response:
         """Restore a backup in one transaction: the tables hold what they held then, or stay as they are."""
-        require_token(request)
         found = await run_in_threadpool(operations.find, loaded, body.backup_id, body.task_id)
         task_id = operations.task_of_backup(loaded, found)
         asked = {"operation": "restore", **body.model_dump(), "task_id": task_id}
@@ -134,7 +148,7 @@ async def _answer(tasks: Tasks, task_id: str, asked: Document, operation: Operat
 
 def _operation_responses() -> dict[int | str, dict[str, Any]]:
     accepted = {"model": Accepted, "description": "It has begun (`wait=false`)."}
-    return {202: accepted, **_problems(400, 401, 403, 404, 409, 413, 422, 500, 503)}
+    return {202: accepted, **_problems(400, 401, 403, 404, 409, 413, 415, 422, 500, 503)}
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -146,9 +160,9 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _describe_security(app: FastAPI) -> None:
-    """In OpenAPI: the token of every path but /healthz."""
+    """In OpenAPI: the token wherever the gate wants it."""
     document = app.openapi()
     document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     for path, methods in document["paths"].items():
-        for method in methods.values():
-            method["security"] = [] if path == "/healthz" else [{"token": []}, {}]
+        for method, operation in methods.items():
+            operation["security"] = [{"token": []}] if needs_token(method.upper(), path, local_address="") else []

@@ -22,7 +22,7 @@ from vecbak.operations.prove import file_reader
 from vecbak.operations.restore import RestoreOptions, restore
 from vecbak.operations.sources import backup_source
 from vecbak.operations.task_files import RESULT, claim_task, write_task_file
-from vecbak.operations.workflow import TRAINING_LOAD, WorkflowOptions, WorkflowRun, run_workflow
+from vecbak.operations.workflow import WorkflowOptions, WorkflowRun, run_workflow
 from vecbak.results import RestoreResult, Result
 from vecbak.server.models import BackupRequest, ExecuteRequest, RestoreRequest
 from vecbak.server.problems import NotFound, masked
@@ -41,11 +41,6 @@ def workflow_options(request: ExecuteRequest) -> WorkflowOptions:
         skip_training_load=request.wants("skip_training"),
         collections=request.wanted_collections(),
     )
-
-
-def truncates(options: WorkflowOptions) -> bool:
-    """Whether the vectors will be truncated: other steps than training_load ignore the flag."""
-    return options.truncate_vector_tables and options.step_name in {None, TRAINING_LOAD}
 
 
 def execute(loaded: LoadedConfig, options: WorkflowOptions) -> Operation:

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+_MOST_ERRORS, _LONGEST_NAME = 20, 200  # of a request, told back to its client
+
 _STATUS = {
     ExitCode.DECLINED: 409,
     ExitCode.USAGE: 400,
@@ -37,6 +39,7 @@ _TITLES = {
     405: "Method not allowed",
     409: "Conflict: nothing was changed",
     413: "Request too large",
+    415: "Not declared as JSON",
     422: "Wrong types",
     500: "The operation failed",
     503: "Not available now",
@@ -46,10 +49,6 @@ _NAMES = {code: code.name.lower().replace("_", "-") for code in ExitCode}
 
 class NotFound(UsageError):
     """There is no such task or backup."""
-
-
-class TokenNeeded(UsageError):
-    """The operation is for holders of the token alone."""
 
 
 class Stopping(VecbakError):
@@ -87,6 +86,14 @@ class Problem(msgspec.Struct, frozen=True):
         return JSONResponse(self.to_dict(), self.status, headers, MEDIA_TYPE)
 
 
+class Rejected(Exception):
+    """A request that is answered before it reaches the application."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
 def problem_of(error: BaseException, result: Mapping[str, Any] | None = None) -> Problem:
     """What a failed operation is to a client.
 
@@ -109,8 +116,8 @@ def problem_of(error: BaseException, result: Mapping[str, Any] | None = None) ->
 
 
 def _status_of(error: VecbakError) -> int:
-    if isinstance(error, NotFound | TokenNeeded):
-        return 404 if isinstance(error, NotFound) else 401
+    if isinstance(error, NotFound):
+        return 404
     if isinstance(error, TruncateUnknown | RestoreUnknown):
         return 500
     return _STATUS[error.exit_code]
@@ -155,7 +162,7 @@ def _validation_problem(error: RequestValidationError) -> Problem:
     found = error.errors()
     errors = [
         {"location": _printable(".".join(map(str, item["loc"]))), "message": _printable(str(item["msg"]))}
-        for item in found
+        for item in found[:_MOST_ERRORS]
     ]
     status = 422 if any(_is_wrong_type(item) for item in found) else 400
     detail = "; ".join(f"{item['location']}: {item['message']}" for item in errors)
@@ -163,8 +170,8 @@ def _validation_problem(error: RequestValidationError) -> Problem:
 
 
 def _printable(text: str) -> str:
-    """What can be sent back, whatever names a client made up: no lone surrogates."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """What can be sent back, whatever names a client made up: no lone surrogates, nothing long."""
+    return text[:_LONGEST_NAME].encode("utf-8", "backslashreplace").decode()
 
 
 def _is_wrong_type(item: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from vecbak.config import LoadedConfig
 from vecbak.operations.opening import task_folder
 from vecbak.operations.task_files import CONFIG, RESULT, is_claimed, read_task_file
+from vecbak.server.models import TaskState
 from vecbak.server.problems import NotFound, masked
 from vecbak.server.tasks import Document, Tasks, Work, state_of, workflow_result
 
@@ -26,7 +27,7 @@ def task_state(loaded: LoadedConfig, tasks: Tasks, task_id: str) -> Document:
     elif work and not (work.recorded and (folder / RESULT).exists()):
         document = _ended(loaded, work)
     elif folder.is_dir():
-        document = _on_disk(loaded, folder)
+        document = _believed(loaded, folder)
         if work and work.outcome and work.outcome.problem:
             document["problem"] = work.outcome.problem.to_dict()
     else:
@@ -61,6 +62,16 @@ def _ended(loaded: LoadedConfig, work: Work) -> Document:
         "result": outcome.answer if outcome else None,
         "problem": problem.to_dict() if problem else None,
     }
+
+
+def _believed(loaded: LoadedConfig, folder: Path) -> Document:
+    """What the folder's files say, if they say what vecbak writes: others may have written there."""
+    try:
+        document = _on_disk(loaded, folder)
+        TaskState.model_validate({"task_id": folder.name, **document}).model_dump_json()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {"state": "unknown", "errors": [f"{CONFIG} or {RESULT} is not what vecbak writes"]}
+    return document
 
 
 def _on_disk(loaded: LoadedConfig, folder: Path) -> Document:

@@ -103,9 +103,14 @@ Operation = Callable[[Work], Document]
 
 
 class Tasks:
-    """The operations that run, and the last ones that did."""
+    """The operations that run, and the last ones that did.
 
-    def __init__(self) -> None:
+    Args:
+        most: that run at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._running: dict[str, Work] = {}
         self._ended: OrderedDict[str, Work] = OrderedDict()
         self._stopping = False
@@ -118,7 +123,7 @@ class Tasks:
             operation: runs in a thread of its own and returns the answer.
 
         Raises:
-            Busy: one runs in this task.
+            Busy: one runs in this task, or as many as can run at once.
             Stopping: the server is ending.
         """
         work = Work(task_id, asked)
@@ -129,6 +134,10 @@ class Tasks:
                 raise Busy(
                     f"an operation runs in task {task_id}: {running.asked.get('operation', 'execute')}",
                     "Wait for its end, or use another task.",
+                )
+            if len(self._running) >= self._most:
+                raise Busy(
+                    f"{self._most} operations run, as many as can at once", "Ask again when one of them has ended."
                 )
             self._running[task_id] = work
         work.thread = threading.Thread(target=self._run, args=(work, operation), name=f"task-{task_id}")

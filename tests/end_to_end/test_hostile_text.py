@@ -42,7 +42,7 @@ def poison(space: Workspace) -> None:
     )
     collections = {EVIL: manifests.CollectionEntry(uuid=EVIL, rows=62)}
     bad = msgspec.structs.replace(
-        good, task_id=EVIL, database=EVIL, host=EVIL, format=EVIL, collections=collections, scope="collections",
+        good, task_id=EVIL, database=EVIL, host=EVIL, collections=collections, scope="collections",
         tables={**good.tables, EVIL: msgspec.structs.replace(entry, table=table)},
         server=msgspec.structs.replace(good.server, version=EVIL, extensions={"vector": EVIL}),
     )  # fmt: skip

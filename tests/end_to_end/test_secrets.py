@@ -11,6 +11,9 @@ import pytest
 from tests.support.command import environment, start_vecbak, vecbak
 from tests.support.server import SUPERUSER, SUPERUSER_PASSWORD
 from tests.support.workspace import Workspace
+from vecbak.config import Config, Connection, LoadedConfig
+from vecbak.errors import UsageError
+from vecbak.postgres.connection import endpoint_from_config
 
 
 class ProcessWatch:
@@ -123,3 +126,82 @@ def test_nothing_is_left_running(filled18, tmp_path):
     run = start_vecbak("truncate", "--output-dir", space.out, cwd=tmp_path)
     run.communicate(timeout=60)
     assert not filled18.fetch("SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'vecbak%'")
+
+
+MISTAKEN = [
+    "postgresql://u:{}@127.0.0.1:1/x", "postgresql://u:{}@h/x?sslmode=no", "postgresql+psycopg://u:{}@h/x", "postgresql://{}@h:x/y",
+    "host=h password={} user=u", "host=h password='{} user=u", "host=u:{}@h dbname=x", "dbname=postgresql://u:{}@h/x",
+    "postgresql://h/x?password={}&sslpassword={}", "mysql://u:{}@h/x", "{}", "password={}", "u:{}@h/x", "{}=x",
+    "postgresql://u:{}@h1,u2:{}@h2/x", "postgresql://h/x?passwd={}", "postgresql://u:{}@[h/x",
+]  # fmt: skip
+PASSWORDS = [
+    "p@sS9k", "p/sS9k", "p:@/sS9k", "p?sS9k", "p#sS9k", "p%sS9k", "p&sS9k=", "p sS9k", "p'sS9k", "p%40sS9k", "p,sS9k@x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("secret", PASSWORDS)
+@pytest.mark.parametrize("dsn", MISTAKEN)
+def test_no_piece_of_a_password_lands_where_it_is_shown(dsn, secret):
+    if dsn.startswith("postgresql://{}@"):
+        pytest.skip("a user's name is no password")
+    loaded = LoadedConfig(Config(connection=Connection(dsn=dsn.replace("{}", secret))), Path("/x.yaml"))
+    try:
+        endpoint = endpoint_from_config(loaded)
+        shown = repr(endpoint) + str(endpoint.host) + endpoint.conninfo
+    except UsageError as error:
+        shown = error.message + error.hint + error.output
+    assert "sS9k" not in shown
+
+
+@pytest.mark.parametrize("dsn", MISTAKEN[:1] + MISTAKEN[6:8])
+def test_no_piece_of_a_password_is_shown_by_a_mistaken_dsn(tmp_path, dsn):
+    (tmp_path / "vecbak.yaml").write_text(f"connection:\n  dsn: '{dsn.replace('{}', 'p@sS9k')}'\n")
+    with ProcessWatch("sS9k") as watch:
+        for command in (["-v", "backup"], ["doctor", "--json"], ["truncate", "--dry-run"]):
+            done = vecbak(*command, "--output-dir", tmp_path / "out", cwd=tmp_path)
+            assert done.code == 2, done.stderr
+            assert "sS9k" not in done.stdout + done.stderr
+    assert not watch.leaks
+
+
+def test_a_password_with_an_at_sign_is_refused_and_its_encoding_works(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    role = f"at_{filled18.name}"
+    filled18.execute(f"CREATE ROLE {role} LOGIN SUPERUSER PASSWORD 'p@ss/w:rd'")
+    try:
+        address = f"127.0.0.1:{filled18.server.port}/{filled18.name}"
+        space.save(connection={"dsn": f"postgresql://{role}:p@ss/w:rd@{address}"})
+        done = space.run("backup")
+        assert done.code == 2
+        assert "must be written %40" in done.stderr
+        space.save(connection={"dsn": f"postgresql://{role}:p%40ss%2Fw:rd@{address}"})
+        assert space.run("backup").code == 0
+    finally:
+        filled18.execute(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["verify", "latest", "--restore", "--on", "postgresql://u:p@sS9k@h/x"], ["init", "--discover", "--dsn", "postgresql://u:p/sS9k@h/x"],
+        ["verify", "latest", "--restore", "--on", "host=h password=sS9k"], ["verify", "latest", "postgresql://u:sS9k@h/x"],
+        ["backup", "--dsn", "postgresql://u:sS9k@h/x"], ["show", "postgresql://u:sS9k@h/x"], ["restore", "latest", "password=sS9k"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_nor_by_one_on_the_command_line(filled18, tmp_path, words):
+    space = Workspace(tmp_path, filled18)
+    assert space.run("backup").code == 0
+    for flags in ([], ["-v"]):
+        done = vecbak(*flags, *words, cwd=tmp_path)
+        assert done.code == 2, done.stderr
+        assert "sS9k" not in done.stdout + done.stderr
+
+
+def test_a_token_in_a_hooks_words_is_not_logged(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    space.save(hooks={"before": [["true", "Bearer ${TOKEN}"]], "after": [["false", "${TOKEN}"]]})
+    done = space.run("-v", "backup", env=environment(TOKEN="t0ps3cret"))
+    assert done.code == 0
+    assert "a hook after the run failed: false ended with exit code 1" in done.stderr
+    assert "t0ps3cret" not in done.stderr + (space.out / "data_pipeline.log").read_text()

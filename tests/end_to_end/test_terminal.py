@@ -7,6 +7,8 @@ import pty
 import select
 import time
 
+import pytest
+
 from tests.support import langchain
 from tests.support.command import VECBAK, environment
 from tests.support.programs import slow_pg_dump
@@ -15,7 +17,7 @@ from tests.support.workspace import Workspace
 EMBEDDING = "langchain_pg_embedding"
 
 
-def on_terminal(*arguments, folder, answers=(), interrupt_at=None, seconds=60):
+def on_terminal(*arguments, folder, answers=(), interrupt_at=None, seconds=60, program=VECBAK):
     """Run vecbak on a terminal of its own: its exit code and everything it showed.
 
     `answers` are pairs: what is waited for, what is typed then. `interrupt_at`: a function that says when to press Ctrl-C.
@@ -23,7 +25,7 @@ def on_terminal(*arguments, folder, answers=(), interrupt_at=None, seconds=60):
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
-        os.execve(VECBAK, [str(VECBAK), *map(str, arguments)], {**environment(), "TERM": "xterm", "COLUMNS": "100"})
+        os.execve(program, [str(program), *map(str, arguments)], {**environment(), "TERM": "xterm", "COLUMNS": "100"})
     shown, waiting = b"", list(answers)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -142,3 +144,41 @@ def test_replace_asks_and_names_the_tables(filled18, tmp_path):
     code, shown = on_terminal(*arguments, folder=tmp_path, answers=[(b"[y/N]", b"y\n")])
     assert code == 0, shown
     assert "what stood there before is backup" in shown
+
+
+def redirected(folder, *words, **options):
+    """On a terminal, through a shell that redirects something."""
+    return on_terminal(*words, folder=folder, program="/bin/bash", **options)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "answer", "code", "left"),
+    [
+        ("2>err", b"n\n", 1, 62), ("2>err", b"y\n", 0, 0), ("2>err", b"\x04", 1, 62), ("2>/dev/full", b"n\n", 1, 62),
+        (">told 2>&1", b"y\n", 0, 0), ("2>&- >&-", b"y\n", 0, 0), ("2>&1 | cat >told", b"y\n", 0, 0),
+    ],
+)  # fmt: skip
+def test_who_redirects_standard_error_is_asked_all_the_same(filled18, tmp_path, redirection, answer, code, left):
+    space = Workspace(tmp_path, filled18)
+    script = f'"{VECBAK}" truncate --output-dir "{space.out}" {redirection}; exit ${{PIPESTATUS[0]}}'
+    ended, shown = redirected(tmp_path, "-c", script, answers=[(b"[y/N]", answer)])
+    assert (ended, filled18.count(EMBEDDING)) == (code, left), shown
+    assert "62 rows" in shown
+
+
+def test_where_nobody_can_be_asked_nothing_is_truncated(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    # a terminal that is not the session's own: /dev/tty cannot be opened
+    script = f'setsid --wait "{VECBAK}" truncate --output-dir "{space.out}" 2>err'
+    ended, shown = redirected(tmp_path, "-c", script)
+    assert ended == 2, shown
+    assert "nobody would see the question" in (tmp_path / "err").read_text()
+    assert filled18.count(EMBEDDING) == 62
+    ended, _ = redirected(tmp_path, "-c", script.replace("truncate", "truncate --yes"))
+    assert (ended, filled18.count(EMBEDDING)) == (0, 0)
+
+
+def test_without_a_terminal_it_does_not_ask(filled18, tmp_path):
+    space = Workspace(tmp_path, filled18)
+    ended, shown = redirected(tmp_path, "-c", f'"{VECBAK}" truncate --output-dir "{space.out}" </dev/null')
+    assert (ended, filled18.count(EMBEDDING)) == (0, 0), shown

@@ -13,10 +13,11 @@ import stat
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
+from vecbak.backups.formats import Compression, Format
 from vecbak.errors import BackupDamaged, UsageError
 from vecbak.postgres.catalog import Server, Table
 
@@ -204,6 +205,8 @@ def read(path: Path) -> Manifest:
             f"{path} was changed since it was written: its checksum does not agree",
             "Restore the file from a copy; its data files may still be good.",
         )
+    if manifest.format not in get_args(Format) or manifest.compression not in get_args(Compression):
+        raise UsageError(f"{path} has a format or compression that this vecbak does not know", "Use a newer vecbak.")
     _check_names(path, manifest)
     return manifest
 

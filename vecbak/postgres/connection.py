@@ -193,10 +193,10 @@ def endpoint_from_dsn(dsn: str, loaded: LoadedConfig) -> Endpoint:
 
 
 def _holds_credentials(keyword: str, value: str) -> bool:
-    if re.search(r"://[^/]*:[^/]*@", value):
+    if "://" in value and "@" in value:
         return True
     # a folder may have both in its name, and an abstract socket begins with an @
-    return keyword in {"host", "hostaddr"} and not value.startswith("/") and bool(re.search(r"[^,]:[^,]*@", value))
+    return keyword in {"host", "hostaddr"} and not value.startswith("/") and bool(re.search(r".:.*@", value, re.DOTALL))
 
 
 def parse_dsn(dsn: str, path: Path) -> dict[str, str]:

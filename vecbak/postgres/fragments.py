@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from vecbak.postgres.dangerous_functions import dangerous_call
-from vecbak.postgres.sql_parser import Node, NotSql, entries, has_comment, parse, without_places
+from vecbak.postgres.sql_parser import Node, NotSql, entries, has_comment, has_semicolon, parse, without_places
 
 _EXPRESSION_NODES = (
     "A_ArrayExpr A_Const A_Expr A_Indices A_Indirection A_Star BitString BoolExpr Boolean BooleanTest CaseExpr CaseWhen"
@@ -100,8 +100,8 @@ def index_of(name: str, schema: str, table: str) -> Position:
 def misfit(text: str, position: Position) -> str | None:
     """Why a text cannot stand in a position; None if it can."""
     try:
-        if has_comment(text):
-            return "it holds a comment"
+        if has_comment(text) or has_semicolon(text):
+            return "it holds a comment or a semicolon"
         node, around = _split(parse(position.skeleton.format(text)), position.hole)
     except NotSql as error:
         return str(error)
@@ -127,7 +127,9 @@ def _around(position: Position) -> Any:
 
 def _split(statements: list[Node], hole: tuple[str | int, ...]) -> tuple[Any, Any]:
     """What stands in the hole, and the statements without it."""
-    place: Any = statements[0] if len(statements) == 1 else None
+    if len(statements) != 1:
+        raise NotSql(f"it makes {len(statements)} statements")
+    place: Any = statements[0]
     *way, last = hole
     try:
         for step in way:

@@ -71,6 +71,15 @@ def has_comment(text: str) -> bool:
     return any(token.token in _COMMENTS for token in _words(text))
 
 
+def has_semicolon(text: str) -> bool:
+    """Whether a text holds the end of a statement.
+
+    Raises:
+        NotSql: it does not even consist of words.
+    """
+    return ";" in text and any(token.token == ord(";") for token in _words(text))
+
+
 def entries(tree: object) -> Iterator[tuple[str, Any]]:
     """Every field and every node in a tree, by its name; those of nodes begin with a capital letter."""
     waiting = [tree]

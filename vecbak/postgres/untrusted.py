@@ -115,6 +115,8 @@ def _foreign(kind: str, node: Node) -> str | None:
             return f"it would do {', '.join(done)}"
     if kind == "CreateStmt" and ("ofTypename" in node or ("inhRelations" in node) != ("partbound" in node)):
         return "its columns would be another table's"
+    if kind == "CreateSchemaStmt" and node.keys() != {"schemaname"}:
+        return "it would make more than a schema"
     if kind == "VariableSetStmt" and (node["name"] != "default_tablespace" or "is_local" not in node):
         return "it would change a setting"
     return foreign_node(node, DEFINITIONS[kind])

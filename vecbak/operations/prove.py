@@ -91,7 +91,12 @@ def prove(job: Job, manifest: Manifest, folder: Path, on: Endpoint | None = None
                 output=output,
             ) from None
     seconds = round(time.monotonic() - began, 3)
-    log.info("backup %s was restored and exported again: byte for byte the same (%.1f s)", manifest.backup_id, seconds)
+    log.info(
+        "backup %s was restored and exported again in the role %s: byte for byte the same (%.1f s)",
+        manifest.backup_id,
+        server.user,
+        seconds,
+    )
     return Proof(
         proven_at=datetime.now(UTC),
         duration=seconds,

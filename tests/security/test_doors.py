@@ -137,7 +137,7 @@ def test_a_proof_works_in_that_role(workspace: Workspace, database: Database):
     (("indexes", 0, "definition"), "CREATE INDEX t_t_idx ON public.t USING btree (t); DROP TABLE x", "definition of t_t_idx"),
     (("indexes", 0, "statistics"), {"1 SET STATISTICS 1; DROP TABLE x; --": 1}, "statistics target"),
     (("name",), "t\n\\! touch hacked", "control character"),
-    (("columns", 1, "name"), "x" * 64, "63 bytes"),
+    (("indexes", 0, "name"), "x" * 64, "63 bytes"),
 ])  # fmt: skip
 def test_the_error_says_what_is_wrong(workspace: Workspace, database: Database, way, text, what):
     database.execute("CREATE TABLE t (id int, t text DEFAULT 'x'); CREATE INDEX ON t (t); INSERT INTO t VALUES (1)")

@@ -13,11 +13,12 @@ import stat
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
 from vecbak.backups.formats import Compression, Format
+from vecbak.backups.manifest_check import problem_of
 from vecbak.errors import BackupDamaged, UsageError
 from vecbak.postgres.catalog import Server, Table
 
@@ -43,6 +44,8 @@ def undamaged() -> Iterator[None]:
     except DamagedManifest as error:
         raise BackupDamaged(error.message, error.hint) from None
 
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]  # one without a zone cannot be compared with the others
 
 _CHECKSUM = re.compile(rb'"checksum": "([0-9a-f]{64})"')
 
@@ -93,7 +96,7 @@ class Programs(msgspec.Struct, frozen=True, kw_only=True):
 class TruncateRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What was truncated after this backup: rows removed by table, and when (UTC)."""
 
-    completed_at: datetime
+    completed_at: Moment
     rows_removed: dict[str, int]
 
 
@@ -108,7 +111,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         place: `embedded server` or `scratch schema`.
     """
 
-    proven_at: datetime
+    proven_at: Moment
     duration: float
     server: str
     vector: str | None
@@ -134,7 +137,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     format_version: int
     backup_id: str
     task_id: str
-    created_at: datetime
+    created_at: Moment
     database: str
     host: str | None
     port: str | None
@@ -207,7 +210,11 @@ def read(path: Path) -> Manifest:
         )
     if manifest.format not in get_args(Format) or manifest.compression not in get_args(Compression):
         raise UsageError(f"{path} has a format or compression that this vecbak does not know", "Use a newer vecbak.")
-    _check_names(path, manifest)
+    if problem := problem_of(manifest, data):
+        raise DamagedManifest(
+            f"{path} is no manifest that vecbak wrote: {problem}",
+            "Do not use this manifest; find out where it comes from.",
+        )
     return manifest
 
 
@@ -225,13 +232,6 @@ def _read_regular_file(path: Path) -> bytes:
         raise UsageError(
             f"{path} cannot be read: {error.strerror}", "`vecbak list` shows the backups there are."
         ) from None
-
-
-def _check_names(path: Path, manifest: Manifest) -> None:
-    names = [file.name for entry in manifest.tables.values() for file in entry.files] + [manifest.schema_file.name]
-    for name in names:
-        if Path(name).name != name or name in {"", ".", ".."} or "\0" in name:
-            raise DamagedManifest(f"{path} names a file outside its own folder: {name!r}", "Do not use this manifest.")
 
 
 def _is_intact(data: bytes) -> bool:

@@ -188,7 +188,7 @@ class CollectionFilling(Filling):
         began = time.monotonic()
         self._job.progress.started(plan.source.label, plan.source.rows)
         step = f"restoring into {plan.table.name}"
-        self._guard.ask(restore_queries.scratch_table(scratch, plan.table, plan.source.columns), step)
+        self._guard.change(restore_queries.scratch_table(scratch, plan.table, plan.source.columns), step)
         scratch = f"pg_temp.{scratch}"
         self._load(plan, scratch)
         fill = self._fill_collections if plan is self._plans[0] else self._fill_embeddings
@@ -203,7 +203,7 @@ class CollectionFilling(Filling):
     def _fill_collections(self, plan: Plan, scratch: str, step: str) -> tuple[int, int]:
         found = self._guard.ask_json(sql.list_collections(scratch), step)
         self._before = keys_of(found, self._scope.names, where=f"the backup {self._scope.backup_id}")
-        self._guard.ask(sql.keep_only(scratch, sql.KEY, self._before.values()), step)
+        self._guard.change(sql.keep_only(scratch, sql.KEY, self._before.values()), step)
         pair = Pair(*(item.source.label for item in self._plans))
         tables = {item.source.label: item.table.rows_where("") for item in self._plans}
         here = collections_here(self._guard, pair, tables, self._scope.names)
@@ -211,14 +211,14 @@ class CollectionFilling(Filling):
         for name, before in self._before.items():
             if self._now[name] != before:
                 self._made_anew(name, before)
-                self._guard.ask(sql.renew(scratch, sql.KEY, before, self._now[name]), step)
+                self._guard.change(sql.renew(scratch, sql.KEY, before, self._now[name]), step)
         if renamed := self._guard.ask_json(sql.renamed(scratch, plan.table), step):
             raise Refused(
                 f"the collection {renamed[0][0]!r} is named {renamed[0][1]!r} in the database; the target is as it was before",
                 "Give it its old name back, or rename that one.",
             )
         if self._mode == "replace":
-            self._guard.ask(sql.overwrite(scratch, plan.table, plan.source.columns), step)
+            self._guard.change(sql.overwrite(scratch, plan.table, plan.source.columns), step)
         inserted = self._insert_missing(plan, scratch, step)
         return inserted, len(self._scope.names) - inserted
 
@@ -231,11 +231,11 @@ class CollectionFilling(Filling):
         self._warn(f"{text}; its rows were restored under the new one")
 
     def _fill_embeddings(self, plan: Plan, scratch: str, step: str) -> tuple[int, int]:
-        self._guard.ask(sql.keep_only(scratch, sql.REFERENCE, self._before.values()), step, timeout=self._seconds)
+        self._guard.change(sql.keep_only(scratch, sql.REFERENCE, self._before.values()), step, timeout=self._seconds)
         for name, before in self._before.items():
             if self._now[name] != before:
                 request = sql.renew(scratch, sql.REFERENCE, before, self._now[name])
-                self._guard.ask(request, step, timeout=self._seconds)
+                self._guard.change(request, step, timeout=self._seconds)
         count = f"SELECT count(*) FROM {scratch};"
         rows = int(self._guard.ask_json(count, step, timeout=self._seconds))
         if self._scope.expected not in {None, rows}:
@@ -267,7 +267,7 @@ class CollectionFilling(Filling):
         if not target.primary_key:
             return
         query = sql.elsewhere(scratch, target, self._now.values())
-        found = self._guard.ask_json(query, step, timeout=self._seconds)
+        found = self._guard.query(query, step, timeout=self._seconds)
         if found["count"]:
             text = f"{found['count']:,} rows of the backup have a key that stands in another collection (the first: {found['key']})"
             if self._mode != "skip-existing":
@@ -281,4 +281,4 @@ class CollectionFilling(Filling):
         if self._mode == "skip-existing":
             return self._insert_missing(plan, scratch, step)
         statement = sql.insert_all(scratch, plan.table, plan.source.columns)
-        return self._guard.ask(statement, step, timeout=self._seconds).row_count
+        return self._guard.change(statement, step, timeout=self._seconds)

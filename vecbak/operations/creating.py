@@ -12,6 +12,7 @@ from vecbak.postgres.definitions import create_table
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import quote_identifier
 from vecbak.postgres.protection import missing_roles, protections
+from vecbak.postgres.recorded_definitions import check_tables, check_types
 from vecbak.postgres.type_definitions import create_type, is_made_here, types_of
 
 
@@ -26,7 +27,7 @@ def create_missing(
 
     Raises:
         Refused: nothing records how one of them was.
-        RestoreFailed: the server does not know a type, and nothing records that either.
+        RestoreFailed: the server does not know a type, and nothing records that either; or a definition is none.
         SessionFailed: the server refused.
     """
     for table in tables:
@@ -36,14 +37,17 @@ def create_missing(
                 "Make it first; langchain-postgres does so when it is used.",
             )
     definitions = [table.definition for table in tables if table.definition]
-    for item in types_of(definitions):
+    types = types_of(definitions)
+    check_types(types)
+    check_tables(definitions)
+    for item in types:
         _create_type(guard, item, here)
     for table in tables:
         if table.definition and table.target.schema:
             _check_types(guard, table.definition, here)
             _create_schema(guard, table.target.schema)
             statements = create_table(table.definition, table.target.schema, tablespaces)
-            guard.ask("\n".join(map(here, statements)), f"making the table {table.target}")
+            guard.define(map(here, statements), f"making the table {table.target}")
 
 
 def check_roles(guard: Guard, tables: Sequence[SourceTable]) -> None:
@@ -55,7 +59,7 @@ def check_roles(guard: Guard, tables: Sequence[SourceTable]) -> None:
     for table in tables:
         found = protections(table.definition) if table.definition else []
         roles = {role for item in found for policy in item.policies for role in policy.roles}
-        missing = guard.ask_json(missing_roles(roles), "looking for the roles of policies") if roles else []
+        missing = guard.query(missing_roles(roles), "looking for the roles of policies") if roles else []
         if missing:
             raise Refused(
                 f"policies of {table.target} are for roles that the server does not have: {', '.join(missing)}",
@@ -80,21 +84,21 @@ def what_is_not_made(table: SourceTable, *, policies: bool) -> Iterator[str]:
 
 
 def _create_type(guard: Guard, item: UserType, here: Callable[[str], str]) -> None:
-    if not is_made_here(item) or not guard.ask_json(restore_queries.unknown_types([item.sql]), "looking for a type"):
+    if not is_made_here(item) or not guard.query(restore_queries.unknown_types([item.sql]), "looking for a type"):
         return
     _create_schema(guard, item.schema)
-    guard.ask(here(create_type(item)), f"making the type {item.sql}")
+    guard.define([here(create_type(item))], f"making the type {item.sql}")
 
 
 def _create_schema(guard: Guard, schema: str) -> None:
     # IF NOT EXISTS would want the privilege to make one even where it exists
-    if not guard.ask_json(restore_queries.schema_exists(schema), f"looking for the schema {schema}"):
-        guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", f"making the schema {schema}")
+    if not guard.query(restore_queries.schema_exists(schema), f"looking for the schema {schema}"):
+        guard.define([f"CREATE SCHEMA {quote_identifier(schema)};"], f"making the schema {schema}")
 
 
 def _check_types(guard: Guard, definition: Table, here: Callable[[str], str]) -> None:
     types = [here(column.type) for column in definition.columns]
-    unknown = guard.ask_json(restore_queries.unknown_types(types), "looking for the columns' types")
+    unknown = guard.query(restore_queries.unknown_types(types), "looking for the columns' types")
     if unknown:
         raise RestoreFailed(
             f"the server does not know the type {', '.join(unknown)} of {definition.name}",

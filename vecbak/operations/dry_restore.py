@@ -23,9 +23,10 @@ from vecbak.operations.targets import REBUILT_METHODS, Mode, Source, SourceTable
 from vecbak.postgres import queries, restore_queries
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.definitions import create_index
-from vecbak.postgres.names import quote_identifier, quote_literal
+from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 from vecbak.postgres.programs import Installation, psql_command
 from vecbak.postgres.protection import disable, enable
+from vecbak.postgres.untrusted import to_paste
 
 # what stands between COPY … FROM stdin; and \. in what pg_restore prints
 _ROWS_OF_A_DUMP = r"sed -e '1,/^COPY .* FROM stdin;$/d' -e '/^\\\.$/,$d'"
@@ -135,13 +136,16 @@ def _copy_lines(
     for file in table.files:
         note = "" if manifest else " -- vecbak turns Python's repr into JSON on the way"
         options = LOAD_OPTIONS[manifest.format] if manifest else "format csv, header true"
-        copy = f"\\copy {target} ({_columns(table)}) from {{}} with ({options}){note}".format
+        copy, how = f"\\copy {target} ({_columns(table)}) from ", f" with ({options}){note}"
         decode = _decode(installation, file.name, manifest)
         if installation.prefix:
             path = "/tmp/vecbak-rows"  # noqa: S108 - made by mkfifo, which refuses what exists
-            yield from load_elsewhere(installation, copy(f"'{path}'"), path, decode or f"cat {shlex.quote(file.name)}")
+            yield from load_elsewhere(
+                installation, f"{copy}'{path}'{how}", path, decode or f"cat {shlex.quote(file.name)}"
+            )
         else:
-            yield copy("program '{}'".format(decode.replace("'", "''")) if decode else f"'{file.name}'")
+            quoted = decode.replace("'", "''")
+            yield f"{copy}program '{quoted}'{how}" if decode else f"{copy}'{file.name}'{how}"
 
 
 def _table_lines(
@@ -163,18 +167,18 @@ def _table_lines(
         if index.method in REBUILT_METHODS and index.constraint is None and table.rows > rows_before
     ]
     for index in indexes:
-        yield f"DROP INDEX IF EXISTS {f'{quote_identifier(schema)}.' if schema else ''}{quote_identifier(index.name)};"
+        yield to_paste(f"DROP INDEX IF EXISTS {quote_name(schema, index.name)};")
     reactions = table.definition.reactions if table.definition and not _goes_elsewhere(table) else ()
     acting = [item for item in reactions if item.would_act]
-    yield from disable(acting)
+    yield from map(to_paste, disable(acting))
     if table.definition and way != "load":
         yield from _merge_lines(installation, table, table.definition, manifest, scratch, way)
     else:
         yield from _copy_lines(installation, table, table.target.sql, manifest)
-    yield from enable(acting)
+    yield from map(to_paste, enable(acting))
     if table.definition:
         for index in indexes:
-            yield from create_index(table.definition, index, schema or table.definition.schema, ())
+            yield from map(to_paste, create_index(table.definition, index, schema or table.definition.schema, ()))
     yield f"ANALYZE {table.target.sql};"
     yield f"SELECT {quote_literal(table.label)} AS table, count(*), {table.rows} AS in_the_backup FROM {table.target.sql};"
 
@@ -210,7 +214,7 @@ def _goes_elsewhere(table: SourceTable) -> bool:
 def _decode(installation: Installation, name: str, manifest: Manifest | None) -> str:
     """The shell command that prints a file's rows; empty if the file holds them as they are."""
     compressor = compressor_of(name)
-    unpack = shlex.join([*decompress(compressor), name]) if compressor else ""
+    unpack = shlex.join(decompress(compressor, name)) if compressor else ""
     if manifest is None or manifest.format != "pg_dump":
         return unpack
     print_it = shlex.join([*installation.prefix, "pg_restore", "--file=-"])

@@ -17,6 +17,7 @@ from vecbak.backups.rows import DumpRows
 from vecbak.config import Backup
 from vecbak.errors import BackupFailed, VecbakError
 from vecbak.operations.parts import Part
+from vecbak.operations.reading import decompress
 from vecbak.postgres import queries
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.connection import Endpoint
@@ -206,7 +207,7 @@ class DumpExporter(msgspec.Struct, frozen=True):
             else:
                 ended = list(
                     self.runner.pipe(
-                        [compressor.program, *compressor.decompress, name],
+                        decompress(compressor, name),
                         restore_list_command(self.installation),
                         timeout=self.seconds,
                         folder=self.folder,

@@ -14,11 +14,12 @@ from vecbak.errors import Refused, RestoreFailed
 from vecbak.operations.job import Job
 from vecbak.operations.loading import SourceFile, load
 from vecbak.operations.targets import Plan, too_early
-from vecbak.postgres import queries, restore_queries
+from vecbak.postgres import queries, restore_queries, untrusted
 from vecbak.postgres.catalog import Index, Partition, Table
 from vecbak.postgres.definitions import add_constraint, create_index, partition_schema
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.protection import disable, enable, protect
+from vecbak.postgres.recorded_definitions import check_type_names
 from vecbak.postgres.session import SessionFailed
 
 log = logging.getLogger(__name__)
@@ -135,14 +136,13 @@ class Filling:
         if migration is None:
             return self._load_files(plan, target, plan.source.columns)
         name, step = f"vecbak_older_{self._plans.index(plan)}", f"migrating {plan.table.name}"
-        self._guard.ask(self._here(migration.scratch(name)), step)
+        check_type_names(migration.types)
+        self._guard.define([self._here(migration.scratch(name))], step)
         older = f"pg_temp.{name}"
         loaded = self._load_files(plan, older, tuple(migration.types))
         if migration.renames:
-            self.migrated[plan.source.label] = self._guard.ask_json(
-                migration.account(older), step, timeout=self._seconds
-            )
-        inserted = self._guard.ask(migration.insert(target, older), step, timeout=self._seconds).row_count
+            self.migrated[plan.source.label] = self._guard.query(migration.account(older), step, timeout=self._seconds)
+        inserted = self._guard.change(migration.insert(target, older), step, timeout=self._seconds)
         if inserted != loaded:
             raise RestoreFailed(
                 f"{loaded:,} rows were loaded, and {inserted:,} migrated into {plan.table.name}; the target is as it was before",
@@ -173,7 +173,7 @@ class Filling:
     def _merge(self, plan: Plan, scratch: str) -> int:
         """Load beside the table, then insert what is missing; of a kept table what differs refuses."""
         columns, step = plan.source.columns, f"merging into {plan.table.name}"
-        self._guard.ask(restore_queries.scratch_table(scratch, plan.table, columns), step)
+        self._guard.change(restore_queries.scratch_table(scratch, plan.table, columns), step)
         scratch = f"pg_temp.{scratch}"
         self._load(plan, scratch)
         return self._insert_missing(plan, scratch, step)
@@ -181,7 +181,7 @@ class Filling:
     def _insert_missing(self, plan: Plan, scratch: str, step: str) -> int:
         columns = plan.source.columns
         if plan.how == "merge" and plan.table.primary_key:
-            found = self._guard.ask_json(
+            found = self._guard.query(
                 restore_queries.conflicts(scratch, plan.table, columns), step, timeout=self._seconds
             )
             if found["count"]:
@@ -194,7 +194,7 @@ class Filling:
         checked_now = not any(item.deferrable and item.kind != "f" for item in plan.table.constraints)
         skip = plan.how == "skip" and checked_now
         statement = restore_queries.insert_missing(scratch, plan.table, columns, skip_conflicts=skip)
-        return self._guard.ask(statement, step, timeout=self._seconds).row_count
+        return self._guard.change(statement, step, timeout=self._seconds)
 
     def _finish(self, plan: Plan) -> None:
         """Build what was dropped, or of a new table all that it had."""
@@ -206,7 +206,7 @@ class Filling:
         for constraint in definition.constraints:
             if constraint.kind != "f":
                 statement = self._here(add_constraint(definition, constraint, plan.table.schema, {}))
-                self._guard.ask(statement, f"adding the constraint {constraint.name}", timeout=self._seconds)
+                self._guard.define([statement], f"adding the constraint {constraint.name}", timeout=self._seconds)
         for index in definition.indexes:
             if index.constraint is None and index.valid:
                 self._build(plan, plan.table, index, plan.table.schema)
@@ -218,9 +218,9 @@ class Filling:
     def _build(self, plan: Plan, table: Table | Partition, index: Index, schema: str) -> None:
         step = f"building the index {index.name}"
         log.info("%s of %s", step, table.name)
-        tablespace, create, *rest = map(
-            self._here, create_index(table, index, schema, self._tablespaces, with_partitions=plan.new)
-        )
+        made = create_index(table, index, schema, self._tablespaces, with_partitions=plan.new)
+        # what the target's own catalog says is no manifest's, and must not fail because of a judge
+        tablespace, create, *rest = [untrusted.definition(self._here(line)) for line in made] if plan.new else made
         self._guard.ask(tablespace, step)
         answer = self._guard.ask(queries.attempt("vecbak_index", create), step, timeout=self._seconds)
         if answer.error:
@@ -243,7 +243,7 @@ class Filling:
             for constraint in plan.source.definition.constraints if plan.new and plan.source.definition else ():
                 if constraint.kind == "f" and plan.source.definition:
                     statement = add_constraint(plan.source.definition, constraint, plan.table.schema, moved)
-                    self._guard.ask(statement, f"adding the foreign key {constraint.name}", timeout=self._seconds)
+                    self._guard.define([statement], f"adding the foreign key {constraint.name}", timeout=self._seconds)
 
     def _protect(self, plan: Plan) -> None:
         definition, schema = plan.source.definition, plan.table.schema
@@ -256,7 +256,7 @@ class Filling:
         for place, name, protection in made:
             statements = protect(place, name, protection, policies=self._policies)
             try:
-                self._switch([self._here(line) for line in statements], f"protecting {name}")
+                self._guard.define([self._here(line) for line in statements], f"protecting {name}")
             except SessionFailed as error:
                 raise RestoreFailed(
                     f"the policies of {name} could not be made: {error.message}; the target is as it was before",

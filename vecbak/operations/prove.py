@@ -22,22 +22,24 @@ from vecbak.backups.files import FileDamaged
 from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.manifest import Manifest, Proof, TableEntry
 from vecbak.checkpoints import reach
-from vecbak.errors import BackupFailed, ConnectionFailed, VecbakError
+from vecbak.errors import BackupFailed, ConnectionFailed, RestoreFailed, VecbakError
 from vecbak.operations import provable
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
 from vecbak.operations.loading import Different, backup_file, compare, load
 from vecbak.operations.locking import begin
 from vecbak.operations.provable import nearest_major
+from vecbak.operations.proving_role import in_ordinary_role, warn_of_superuser
 from vecbak.operations.reading import FileReader, pg_restore_for
 from vecbak.operations.verify import Checked
 from vecbak.postgres import restore_queries
-from vecbak.postgres.catalog import Column, Server, Table
+from vecbak.postgres.catalog import Column, Protection, Server, Table
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.definitions import create_table, relocate
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import quote_identifier, quote_name
 from vecbak.postgres.programs import find_installations, wheel_programs
+from vecbak.postgres.recorded_definitions import check_tables, check_types
 from vecbak.postgres.session import SessionFailed
 from vecbak.postgres.throw_away import SERVER_FOLDER, throw_away_folder
 from vecbak.postgres.type_definitions import bare_types, create_type, renamed, types_of
@@ -73,11 +75,15 @@ def prove(job: Job, manifest: Manifest, folder: Path, on: Endpoint | None = None
         endpoint = on or stack.enter_context(_throw_away_server(manifest))
         bin_dir = endpoint.bin_dir if on else wheel_programs()[max(provable.EMBEDDED_MAJORS)]  # whatever PATH leads to
         prover = msgspec.structs.replace(job, endpoint=endpoint, installations=find_installations(job.runner, bin_dir))
+        if on is None:
+            prover = in_ordinary_role(prover, vector="vector" in manifest.server.extensions)
         guard, _ = prover.connect(oldest_psql=18 if manifest.format == "csv" else None)
         stack.callback(guard.close)
+        if on is not None:
+            warn_of_superuser(guard)
         try:
             server = _restore_and_compare(prover, guard, manifest, file_reader(job, manifest, folder))
-        except (SessionFailed, FileDamaged, Different, OSError) as error:
+        except (SessionFailed, FileDamaged, Different, RestoreFailed, OSError) as error:
             output = error.output if isinstance(error, VecbakError) else ""
             raise BackupFailed(
                 f"the backup {manifest.backup_id} is not proven restorable: {explain(error)}",
@@ -85,7 +91,12 @@ def prove(job: Job, manifest: Manifest, folder: Path, on: Endpoint | None = None
                 output=output,
             ) from None
     seconds = round(time.monotonic() - began, 3)
-    log.info("backup %s was restored and exported again: byte for byte the same (%.1f s)", manifest.backup_id, seconds)
+    log.info(
+        "backup %s was restored and exported again in the role %s: byte for byte the same (%.1f s)",
+        manifest.backup_id,
+        server.user,
+        seconds,
+    )
     return Proof(
         proven_at=datetime.now(UTC),
         duration=seconds,
@@ -147,16 +158,18 @@ def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: Fil
     schema = f"vecbak_verify_{uuid.uuid4().hex[:12]}"
     guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", "making a scratch schema")
     types, names = bare_types(types_of(entry.table for entry in manifest.tables.values()), schema)
+    check_types(types)
     for item in types:
-        guard.ask(relocate(create_type(item), manifest.server, server), f"making the type {item.sql}")
+        guard.define([relocate(create_type(item), manifest.server, server)], f"making the type {item.sql}")
     guard.ask(restore_queries.ONE_PROCESS, "pinning the order of rows")
     for label, entry in manifest.tables.items():
         bare = _bare(entry, names)
+        check_tables([bare])
         wanted = [relocate(column.type, manifest.server, server) for column in bare.columns]
-        if unknown := guard.ask_json(restore_queries.unknown_types(wanted), f"looking for the types of {label}"):
+        if unknown := guard.query(restore_queries.unknown_types(wanted), f"looking for the types of {label}"):
             raise Different(f"the server does not know the type {', '.join(unknown)} of {label}")
         statements = [relocate(line, manifest.server, server) for line in create_table(bare, schema)]
-        guard.ask("\n".join(statements), f"making the table {label}")
+        guard.define(statements, f"making the table {label}")
         target = quote_name(schema, entry.table.name)
         job.progress.started(label, entry.rows)
         loaded = 0
@@ -194,6 +207,9 @@ def _bare(entry: TableEntry, types: Mapping[str, str]) -> Table:
         options=(),
         partition_by=None,
         partitions=(),
+        constraints=(),
+        indexes=(),
+        protection=Protection(),
     )
 
 

@@ -70,13 +70,13 @@ class FileReader(msgspec.Struct, frozen=True):
     def _run(self, name: str, compressor: Compressor | None, consume: Consumer) -> dict[str, Completed]:
         try:
             if self.format != "pg_dump" and compressor:
-                return {compressor.program: self._complete([*decompress(compressor), name], consume)}
+                return {compressor.program: self._complete(decompress(compressor, name), consume)}
             command = restore_list_command(self._pg_restore())
             if compressor is None:
                 with (self.folder / name).open("rb") as file:
                     return {"pg_restore": self._complete(command, consume, file.fileno())}
             first, second = self.runner.pipe(
-                [*decompress(compressor), name], command, timeout=self.seconds, folder=self.folder, consume=consume
+                decompress(compressor, name), command, timeout=self.seconds, folder=self.folder, consume=consume
             )
             return {compressor.program: first, "pg_restore": second}
         except VecbakError as error:
@@ -94,9 +94,9 @@ class FileReader(msgspec.Struct, frozen=True):
         return self.pg_restore
 
 
-def decompress(compressor: Compressor) -> list[str]:
-    """The program's command line before the file's name."""
-    return [compressor.program, *compressor.decompress]
+def decompress(compressor: Compressor, name: str) -> list[str]:
+    """The command line that prints a file of the current folder, whose name may begin as an option does."""
+    return [compressor.program, *compressor.decompress, f"./{name}" if name.startswith("-") else name]
 
 
 def pg_restore_for(installations: tuple[Installation, ...], made_by: int) -> Installation | None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
 
 from vecbak.errors import Busy, ConnectionFailed, Refused, TruncateFailed
-from vecbak.postgres import queries, restore_queries
+from vecbak.postgres import queries, restore_queries, untrusted
 from vecbak.postgres.catalog import Facts, Table, decode_facts
 from vecbak.postgres.catalog_query import CONTROL_DATA, facts_query
 from vecbak.postgres.connection import Endpoint
@@ -236,6 +236,42 @@ class Guard:
             SessionFailed: one of them failed, and with it the transaction.
         """
         return self._session.ask_json(query, timeout=timeout, step=step)
+
+    def define(self, statements: Iterable[str], step: str, *, timeout: float = ANSWER_SECONDS) -> Answer:
+        """Run statements that hold text of a manifest, past psql's parser.
+
+        Args:
+            statements: each that defines one thing.
+            timeout: seconds.
+
+        Raises:
+            RestoreFailed: one of them is something else; none was run.
+            SessionFailed: one of them failed, and with it the transaction.
+        """
+        requests = [untrusted.definition(statement) for statement in statements]
+        return self.ask("\n".join([untrusted.AS_JUDGED, *requests]), step, timeout=timeout)
+
+    def query(self, statement: str, step: str, *, timeout: float = ANSWER_SECONDS) -> Any:
+        """Run a query of ours in which names or values of a manifest stand in quotes, and decode its JSON value.
+
+        Raises:
+            RestoreFailed: it is something else; it was not run.
+            SessionFailed: it failed, and with it the transaction.
+        """
+        return self.ask_json(f"{untrusted.AS_JUDGED}\n{untrusted.query(statement)}", step, timeout=timeout)
+
+    def change(self, statement: str, step: str, *, timeout: float = ANSWER_SECONDS) -> int:
+        """Run an INSERT, UPDATE, DELETE or CREATE TABLE AS of ours in which names or values of a manifest stand in quotes.
+
+        Returns:
+            Rows, by the server's own count.
+
+        Raises:
+            RestoreFailed: it is something else; it was not run.
+            SessionFailed: it failed, and with it the transaction.
+        """
+        request = f"{untrusted.AS_JUDGED}\n{untrusted.telling(untrusted.query(statement))}"
+        return untrusted.rows_told(self.ask(request, step, timeout=timeout).text)
 
     def commit(self) -> None:
         """COMMIT.

@@ -87,9 +87,14 @@ def quote_name(schema: str | None, name: str) -> str:
 
 
 def quote_literal(text: str) -> str:
-    """A string constant, whatever standard_conforming_strings is set to."""
+    """A string constant on one line, whatever standard_conforming_strings is set to."""
     quoted = text.replace("'", "''")
-    return " E'" + quoted.replace("\\", "\\\\") + "'" if "\\" in text else f"'{quoted}'"
+    if "\\" not in text and not has_control_characters(text):
+        return f"'{quoted}'"
+    escaped = (
+        f"\\x{ord(letter):02x}" if has_control_characters(letter) else letter for letter in quoted.replace("\\", "\\\\")
+    )
+    return f" E'{''.join(escaped)}'"
 
 
 def has_control_characters(name: str) -> bool:

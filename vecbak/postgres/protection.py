@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from vecbak.postgres.catalog import Policy, Protection, Reaction, Table
-from vecbak.postgres.fragments import fragment
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 
 
@@ -55,9 +54,9 @@ def enable(reactions: Sequence[Reaction]) -> list[str]:
 def _create_policy(table: str, policy: Policy) -> str:
     roles = ", ".join(quote_identifier(role) for role in policy.roles) or "PUBLIC"
     kind = "PERMISSIVE" if policy.permissive else "RESTRICTIVE"
-    using = f" USING ({fragment(policy.using, policy.name)})" if policy.using is not None else ""
-    check = f" WITH CHECK ({fragment(policy.check, policy.name)})" if policy.check is not None else ""
-    return f"CREATE POLICY {quote_identifier(policy.name)} ON {table} AS {kind} FOR {fragment(policy.command, policy.name)} TO {roles}{using}{check};"
+    using = f" USING ({policy.using})" if policy.using is not None else ""
+    check = f" WITH CHECK ({policy.check})" if policy.check is not None else ""
+    return f"CREATE POLICY {quote_identifier(policy.name)} ON {table} AS {kind} FOR {policy.command} TO {roles}{using}{check};"
 
 
 def _table(item: Reaction) -> str:
@@ -65,4 +64,4 @@ def _table(item: Reaction) -> str:
 
 
 def _reaction(item: Reaction) -> str:
-    return f"{fragment(item.kind, item.name)} {quote_identifier(item.name)}"
+    return f"{item.kind} {quote_identifier(item.name)}"

@@ -91,7 +91,7 @@ class Session:
         """
         mark = f"'{self._mark}'"
         marked = f"{request}\n\\warn {mark}\n\\echo {mark} :ERROR :SQLSTATE :ROW_COUNT\n"
-        end = re.compile(rf"^{self._mark} (\S+) (\S+) (\S+)\n".encode(), re.MULTILINE)
+        end = re.compile(rf"^{self._mark} (\S+) (\S*) (\S+)\n".encode(), re.MULTILINE)
         output, errors = self._process.output, self._process.errors
         warning = f"{self._mark}\n".encode()
         searched, warned = 0, False
@@ -113,9 +113,8 @@ class Session:
         error, sqlstate, rows = (group.decode() for group in match.groups())
         del output[: match.end()]
         messages = self._take_messages()
-        return Answer(
-            text.rstrip("\n"), error == "true", sqlstate, int(rows) if rows.isdigit() else 0, _clean(messages)
-        )
+        state = sqlstate or _state_in(messages)  # of what \gexec has sent psql 18 does not keep it
+        return Answer(text.rstrip("\n"), error == "true", state, int(rows) if rows.isdigit() else 0, _clean(messages))
 
     def copy_out(self, request: str, take: Callable[[memoryview], None], *, timeout: float, step: str) -> int:
         r"""Run a `\copy … to pstdout` and hand on what it writes, piece by piece.
@@ -182,14 +181,14 @@ class Session:
             code = self._process.stop()
         messages = self._take_messages()
         self._process.close()
-        state = _SQLSTATE.search(_PREFIX.sub("", messages))
+        state = _state_in(messages)
         if timed_out_after is not None:
             message = f"{step} took longer than {timed_out_after:g} s and was cancelled"
         elif code < 0:
             message = f"{step} failed: psql was ended by {signal.Signals(-code).name}"
         else:
             message = f"{step} failed"
-        return SessionFailed(message, output=_clean(messages), sqlstate=state.group(1) if state else "")
+        return SessionFailed(message, output=_clean(messages), sqlstate=state)
 
 
 class _MarkedStream:
@@ -240,6 +239,11 @@ def open_session(runner: Runner, command: list[str], *, environment: Changes) ->
         ProgramMissing: psql cannot be run.
     """
     return Session(runner.start(command, environment=environment), runner)
+
+
+def _state_in(messages: str) -> str:
+    found = _SQLSTATE.search(_PREFIX.sub("", messages))
+    return found.group(1) if found else ""
 
 
 def _clean(messages: str) -> str:

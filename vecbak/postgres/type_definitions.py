@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from vecbak.postgres.catalog import Table, UserType
-from vecbak.postgres.fragments import fragment
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 
 MADE_KINDS = frozenset({"e", "d", "c"})
@@ -36,18 +35,13 @@ def create_type(item: UserType) -> str:
     if item.kind == "e":
         return f"CREATE TYPE {name} AS ENUM ({', '.join(quote_literal(label).strip() for label in item.labels)});"
     if item.kind == "c":
-        fields = ", ".join(
-            f"{quote_identifier(field.name)} {fragment(field.type, item.name)}" for field in item.attributes
-        )
+        fields = ", ".join(f"{quote_identifier(field.name)} {field.type}" for field in item.attributes)
         return f"CREATE TYPE {name} AS ({fields});"
-    words = [f"CREATE DOMAIN {name} AS {fragment(item.base or '', item.name)}"]
-    words += [f"COLLATE {fragment(item.collation, item.name)}"] if item.collation else []
-    words += [f"DEFAULT {fragment(item.default, item.name)}"] if item.default is not None else []
+    words = [f"CREATE DOMAIN {name} AS {item.base or ''}"]
+    words += [f"COLLATE {item.collation}"] if item.collation else []
+    words += [f"DEFAULT {item.default}"] if item.default is not None else []
     words += ["NOT NULL"] if item.not_null else []
-    words += [
-        f"CONSTRAINT {quote_identifier(check.name)} {fragment(check.definition, check.name)}"
-        for check in item.constraints
-    ]
+    words += [f"CONSTRAINT {quote_identifier(check.name)} {check.definition}" for check in item.constraints]
     return f"{' '.join(words)};"
 
 

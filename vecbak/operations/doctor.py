@@ -233,6 +233,8 @@ class _Server:
         if readable:
             rights = read_rights(guard, table)
             checks.judge_restore(findings, f"restore {label}", table, rights, facts.server.user)
+            for doubt, hint in preflight.sequence_doubts(table, facts.server.user, emptied=True):
+                findings.warn(f"restore {label}", doubt, hint)
 
     def _look_at_truncate(self) -> None:
         config = self._job.config

@@ -13,6 +13,7 @@ from vecbak.checkpoints import reach
 from vecbak.errors import Refused, RestoreFailed
 from vecbak.operations.job import Job
 from vecbak.operations.loading import SourceFile, load
+from vecbak.operations.sequences import Advances
 from vecbak.operations.targets import Plan, too_early
 from vecbak.postgres import queries, restore_queries, untrusted
 from vecbak.postgres.catalog import Index, Partition, Table
@@ -47,6 +48,7 @@ class Filling:
     Attributes:
         filled: by label.
         rebuilt: names of the indexes that were built.
+        advances: of the sequences.
         migrated: where the ids of migrated rows come from, by label.
     """
 
@@ -59,7 +61,9 @@ class Filling:
         self._here = here
         self._policies = policies
         self._seconds = job.config.timeouts.restore_seconds
-        self._tablespaces = guard.facts([]).server.tablespaces
+        server = guard.facts([]).server
+        self._tablespaces = server.tablespaces
+        self.advances = Advances(guard, server.user, self._seconds)
         self.filled: dict[str, Filled] = {}
         self.rebuilt: list[str] = []
         self.migrated: dict[str, dict[str, Any]] = {}
@@ -87,9 +91,10 @@ class Filling:
         for plan in self._plans:
             self._guard.ask(f"ANALYZE {plan.table.sql};", f"analysing {plan.table.name}", timeout=self._seconds)
         for plan in self._plans:
-            self._advance_sequences(plan)
+            self.advances.look(plan)
         for plan in self._plans:
-            self._protect(plan)  # last of all: from here on we may not see the rows ourselves
+            self._protect(plan)  # from here on we may not see the rows ourselves
+        self.advances.move()
 
     def _in_one_go(self) -> None:
         """Load everything, and only then check what points at what.
@@ -264,19 +269,6 @@ class Filling:
                     " nobody but the owner a row until you have made policies.",
                     output=error.output,
                 ) from None
-
-    def _advance_sequences(self, plan: Plan) -> None:
-        recorded = (
-            {item.column: item.last_value for item in plan.source.definition.sequences}
-            if plan.source.definition
-            else {}
-        )
-        for sequence in self._guard.facts([plan.table.oid]).tables[0].sequences:
-            if sequence.column in plan.source.columns:
-                self._guard.ask_json(
-                    restore_queries.advance_sequence(plan.table, sequence, recorded.get(sequence.column)),
-                    f"advancing the sequence {sequence.name}",
-                )
 
 
 class _Meter:

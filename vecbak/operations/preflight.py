@@ -17,7 +17,8 @@ from vecbak.errors import Refused
 from vecbak.operations.exporting import outside_compression
 from vecbak.operations.job import Job
 from vecbak.postgres.catalog import Facts, Server, Table
-from vecbak.postgres.names import has_control_characters
+from vecbak.postgres.catalog import Sequence as TableSequence
+from vecbak.postgres.names import has_control_characters, quote_identifier
 from vecbak.postgres.programs import Installation
 from vecbak.results import human_size
 
@@ -50,7 +51,14 @@ def check_tables(facts: Facts, truncated: Sequence[Table], *, allow_replicated_t
         _raise_first(standby_problems(facts.server))
     for table in truncated:
         check_truncatable(table, oids, facts.server.user, allow_replicated_truncate)
-    return [warning for table in facts.tables for warning in table_warnings(table, truncated=table.oid in oids)]
+    return [
+        warning
+        for table in facts.tables
+        for warning in (
+            *table_warnings(table, truncated=table.oid in oids),
+            *sequence_warnings(table, facts.server.user, emptied=table.oid in oids),
+        )
+    ]
 
 
 def check_readable(facts: Facts) -> None:
@@ -195,7 +203,14 @@ def check_deletable(tables: Sequence[Table], server: Server) -> list[str]:
     for table in tables:
         _raise_first(standby_problems(server))
         _raise_first(deleting_problems(table, server.user))
-    return [warning for table in tables for warning in table_warnings(table, truncated=False)]
+    return [
+        warning
+        for table in tables
+        for warning in (
+            *table_warnings(table, truncated=False),
+            *sequence_warnings(table, server.user, emptied=True),
+        )
+    ]
 
 
 def table_warnings(table: Table, *, truncated: bool) -> Iterator[str]:
@@ -204,6 +219,36 @@ def table_warnings(table: Table, *, truncated: bool) -> Iterator[str]:
         yield f"{table.name} has inheritance children ({', '.join(table.children)}); their rows are not in this backup"
     if truncated and table.truncate_triggers:
         yield f"TRUNCATE of {table.name} fires the trigger {', '.join(table.truncate_triggers)}"
+
+
+def sequence_warnings(table: Table, user: str, *, emptied: bool) -> Iterator[str]:
+    """What a backup cannot record of sequences, and a restore not do: it would refuse where one has been reset meanwhile."""
+    for text, hint in sequence_doubts(table, user, emptied=emptied):
+        yield f"{text}. {hint}"
+
+
+def sequence_doubts(table: Table, user: str, *, emptied: bool) -> Iterator[tuple[str, str]]:
+    """The same, as messages with their hints.
+
+    Args:
+        emptied: whether rows of the table are to be removed; in a backup alone it matters only what can be read.
+    """
+    for item in table.sequences:
+        unseen = not (item.can_enter and item.can_read)
+        if unseen or (emptied and not item.can_update):
+            what = "see where it stands" if unseen else "move it"
+            yield (
+                f"the sequence {item.name} gives {table.name}.{item.column} its values, and the role {user} may not {what}",
+                f"Let its owner run: {sequence_grant(item, user)}",
+            )
+
+
+def sequence_grant(sequence: TableSequence, user: str) -> str:
+    """What lets a role see where a sequence stands, and move it."""
+    wanted = [name for name, granted in (("SELECT", sequence.can_read), ("UPDATE", sequence.can_update)) if not granted]
+    schema = [] if sequence.can_enter else [f"GRANT USAGE ON SCHEMA {quote_identifier(sequence.schema)} TO {user}"]
+    own = [f"GRANT {', '.join(wanted)} ON SEQUENCE {sequence.sql} TO {user}"] if wanted else []
+    return "; ".join([*schema, *own])
 
 
 def check_format(job: Job, tables: Sequence[Table], dump_installation: Installation) -> None:

@@ -28,6 +28,7 @@ from vecbak.errors import (
     telling,
 )
 from vecbak.operations import durability, preflight, targets
+from vecbak.operations.closing import ClosedToOthers
 from vecbak.operations.collection_restore import (
     CollectionFilling,
     CollectionPlanner,
@@ -37,11 +38,12 @@ from vecbak.operations.collection_restore import (
 )
 from vecbak.operations.committing import commit
 from vecbak.operations.copying import explain
-from vecbak.operations.creating import check_roles, create_missing, what_is_not_made
+from vecbak.operations.creating import Creation, check_roles, what_is_not_made
 from vecbak.operations.filling import Filling
 from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
 from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pruned, open_log
+from vecbak.operations.sequences import check_movable
 from vecbak.operations.targets import Mode, Plan, Source
 from vecbak.operations.truncate import empty_tables
 from vecbak.postgres import restore_queries
@@ -119,6 +121,7 @@ class RestoreRun:
         self._server: Server | None = None
         self._plans: list[Plan] = []
         self._filling: Filling | None = None
+        self._made: ClosedToOthers | None = None
         self._safety: Saving | None = None
         self._warnings: list[str] = []
         self._kept = contextlib.ExitStack()
@@ -221,15 +224,19 @@ class RestoreRun:
             )
         for name in sorted(set(names) - set(missing), key=TableName.lock_order):
             guard.lock(name, "SHARE ROW EXCLUSIVE", timeout=timeouts.lock_seconds)
-        self._create(guard, server, missing)
+        self._made = ClosedToOthers(guard)
+        self._create(guard, server, missing, self._made)
         oids = guard.resolve(names)
         guard.claim(oids)
         facts = guard.facts(oids)
-        for table, target in zip(self.source.tables, facts.tables, strict=True):
+        pairs = list(zip(self.source.tables, facts.tables, strict=True))
+        for warning in self._made.close([pair for pair in pairs if pair[0].target in missing]):
+            self._warn(warning)
+        for table, target in pairs:
             targets.check_target(target, server.user)
             targets.check_columns(table, target, self._type_here)
             targets.check_types(table, target, self._type_here)
-        there = {table.label: target for table, target in zip(self.source.tables, facts.tables, strict=True)}
+        there = {table.label: target for table, target in pairs}
         new = {table.label for table in self.source.tables if table.target in missing}
         if self._scope:
             planner = CollectionPlanner(self.job, guard, self._scope, self.options.mode, server)
@@ -251,6 +258,7 @@ class RestoreRun:
     def _judge_plans(self, server: Server) -> None:
         emptied = {plan.table.oid for plan in self._plans if plan.empty}
         for plan in self._plans:
+            check_movable(plan, server.user)
             if plan.empty:
                 preflight.check_truncatable(plan.table, emptied, server.user, self.job.config.allow_replicated_truncate)
             for warning in [*targets.warn_of_new_columns(plan.source, plan.table), *targets.live_indexes(plan)]:
@@ -268,11 +276,11 @@ class RestoreRun:
                 "Let a superuser run CREATE EXTENSION vector there (after installing pgvector on the server).",
             )
 
-    def _create(self, guard: Guard, server: Server, missing: Sequence[TableName]) -> None:
+    def _create(self, guard: Guard, server: Server, missing: Sequence[TableName], made: ClosedToOthers) -> None:
         tables = [table for table in self.source.tables if table.target in missing]
         if self.options.policies:
             check_roles(guard, tables)
-        create_missing(guard, tables, self._type_here, server.tablespaces)
+        Creation(guard, self._type_here, server.tablespaces, made).create_missing(tables)
         for table in tables:
             for warning in what_is_not_made(table, policies=self.options.policies):
                 self._warn(warning)
@@ -333,6 +341,10 @@ class RestoreRun:
         reach("emptied")
         self._filling = self._make_filling(guard)
         self._filling.run()
+        for warning in self._filling.advances.warnings:
+            self._warn(warning)
+        if self._made:
+            self._made.check()
         self.source.check_untouched()
         if safety:
             _check_untouched(safety)

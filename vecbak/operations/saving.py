@@ -287,13 +287,17 @@ class Saving:
             ),
             settings=locked.guard.settings,
             duration=round(time.monotonic() - self._began, 3),
-            tables={item.label: item.to_entry() for item in outcomes},
+            tables={item.label: self._with_sequences(item).to_entry() for item in outcomes},
             schema_file=SchemaFile(name=schema.path.name, size_bytes=schema.size_bytes, sha256=schema.sha256),
             collections=self._collections,
             scope=locked.scope,
             removing=tuple(label for label in locked.tables if label in locked.emptied),
             durable=self._place.durable,
         )
+
+    def _with_sequences(self, outcome: TableOutcome) -> TableOutcome:
+        # read after the rows: no row holds a value that its sequence, as it is recorded, is still to give
+        return msgspec.structs.replace(outcome, table=self._locked.guard.with_positions(outcome.table))
 
 
 @contextlib.contextmanager

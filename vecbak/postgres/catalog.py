@@ -5,11 +5,35 @@ Catalogs: https://www.postgresql.org/docs/current/catalogs.html.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import msgspec
 
 from vecbak.postgres.names import quote_identifier, quote_name
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """One privilege of somebody other than the owner.
+
+    Attributes:
+        grantee: a role; None for everybody (PUBLIC).
+        privilege: SELECT, USAGE and so on.
+        grantable: whether they may grant it to others.
+        column: on which it is, if on one alone.
+    """
+
+    grantee: str | None
+    privilege: str
+    grantable: bool = False
+    column: str | None = None
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """What others than the owner may do with an object, and with the schema that it is in; older manifests do not know."""
+
+    grants: tuple[Grant, ...] = ()
+    schema: tuple[Grant, ...] = ()
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,14 +84,58 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     clustered: bool = False
 
 
+class Position(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a sequence stands, as it says itself: its last value, or the first one, which is still to come."""
+
+    value: int
+    is_called: bool
+
+
 class Sequence(msgspec.Struct, frozen=True, kw_only=True):
-    """A sequence owned by a column; `last_value` None if it was never used, or may not be read; `options` as CREATE SEQUENCE has them."""
+    """A sequence that gives a column its values.
+
+    Attributes:
+        last_value: None if it was never used, or may not be read.
+        options: as CREATE SEQUENCE has them, all but the type.
+        kind: `identity` and `owned` go with the column; `used` is one that its default, or what that calls, takes values
+            from. Empty in older manifests, which know the first two alone.
+        type: smallint, integer or bigint; empty in older manifests.
+        position: None if it may not be read; older manifests have none.
+        file: pg_relation_filenode; another one later means that it was restarted.
+        can_enter, can_read, can_update: its schema, and itself: whether we may.
+    """
 
     schema: str
     name: str
     column: str
     last_value: int | None
     options: str = ""
+    oid: int = 0
+    kind: Literal["identity", "owned", "used", ""] = ""
+    type: str = ""
+    persistence: str = "p"
+    increment: int = 1
+    minimum: int = -(2**63)
+    maximum: int = 2**63 - 1
+    cycle: bool = False
+    position: Position | None = None
+    file: int | None = None
+    can_enter: bool = True
+    can_read: bool = True
+    can_update: bool = True
+    access: Access = Access()
+
+    @property
+    def sql(self) -> str:
+        """Qualified and quoted."""
+        return quote_name(self.schema, self.name)
+
+    @property
+    def known_position(self) -> Position | None:
+        """Where it stands, as far as that is known."""
+        if self.position or self.last_value is None:
+            return self.position
+        return Position(value=self.last_value, is_called=True)
 
 
 class ForeignKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +178,7 @@ class UserType(msgspec.Struct, frozen=True, kw_only=True):
     collation: str | None = None
     attributes: tuple[Attribute, ...] = ()
     constraints: tuple[Constraint, ...] = ()
+    access: Access = Access()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +250,7 @@ class Partition(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[str, ...] = ()
     indexes: tuple[Index, ...] = ()
     protection: Protection = Protection()
+    access: Access = Access()
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,7 +276,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         types: that its columns are made of; what one is made of comes before it.
         protection: by row-level security, whether it applies to us or not.
         reactions: triggers and rules, of its partitions too.
-        grantees: roles other than the owner that have privileges on it.
+        grantees: roles other than the owner that have privileges on it; `access` says which.
         partition_by: how it is divided, if it is.
         partitions: all of them; what they are partitions of comes before them.
         persistence: pg_class.relpersistence.
@@ -251,6 +321,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     protection: Protection = Protection()
     reactions: tuple[Reaction, ...] = ()
     grantees: tuple[str, ...] = ()
+    access: Access = Access()
     partition_by: str | None = None
     partitions: tuple[Partition, ...] = ()
     persistence: str = "p"
@@ -276,6 +347,16 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     def rows_where(self, condition: str) -> Table:
         """The same table, of which some rows are meant."""
         return msgspec.structs.replace(self, condition=condition)
+
+    def with_positions(self, positions: Mapping[int, Position]) -> Table:
+        """The same table, with where its sequences stand, by oid."""
+        sequences = tuple(
+            msgspec.structs.replace(item, position=found, last_value=found.value if found.is_called else None)
+            if (found := positions.get(item.oid))
+            else item
+            for item in self.sequences
+        )
+        return msgspec.structs.replace(self, sequences=sequences)
 
     @property
     def copied_columns(self) -> tuple[str, ...]:

@@ -79,6 +79,41 @@ def _storage(table: str) -> str:
     'heap_pages', pg_relation_size({table}.oid) / current_setting('block_size')::bigint"""
 
 
+def grants_on(acl: str, kind: str, owner: str, of_columns: str = "") -> str:
+    """What others than the owner may do with an object.
+
+    Args:
+        acl: None means what PostgreSQL grants by itself.
+        kind: as acldefault wants it.
+        of_columns: a relation whose columns' own privileges are to be listed too.
+    """
+    source = f"SELECT NULL::name AS attname, x.* FROM pg_catalog.aclexplode(coalesce({acl}, pg_catalog.acldefault('{kind}', {owner}))) x"
+    if of_columns:
+        source += f""" UNION ALL SELECT ga.attname, x.* FROM pg_catalog.pg_attribute ga, pg_catalog.aclexplode(ga.attacl) x
+          WHERE ga.attrelid = {of_columns} AND NOT ga.attisdropped"""
+    return _list(
+        """json_build_object('grantee', CASE WHEN g.grantee <> 0 THEN pg_catalog.pg_get_userbyid(g.grantee) END,
+        'privilege', g.privilege_type, 'grantable', g.is_grantable, 'column', g.attname)""",
+        f"({source}) AS g WHERE g.grantee <> {owner}",
+        "g.grantee, g.attname, g.privilege_type",
+    )
+
+
+def _access(grants: str, namespace: str) -> str:
+    schema = grants_on(f"{namespace}.nspacl", "n", f"{namespace}.nspowner")
+    return f"json_build_object('grants', {grants}, 'schema', {schema})"
+
+
+def _relation_access(relation: str, namespace: str, kind: str = "r") -> str:
+    """Of a table or sequence.
+
+    Args:
+        relation: an alias of pg_class.
+        namespace: an alias of pg_namespace.
+    """
+    return _access(grants_on(f"{relation}.relacl", kind, f"{relation}.relowner", f"{relation}.oid"), namespace)
+
+
 # pg_inherits also lists partitions; those are part of their parent and TRUNCATEd, copied and locked with it
 _CHILDREN = _list(
     "i.inhrelid::regclass::text",
@@ -167,21 +202,48 @@ _CONSTRAINTS = _list(
     "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f', 'c', 'x')",
     "k.conname",
 )
+# what a column's default leads to: by its own expression, by that of its type (a domain), or through functions whose
+# bodies are known (BEGIN ATOMIC)
+_LEADING_TO = """
+        WITH RECURSIVE reached(attname, attnum, class, oid) AS (
+          SELECT a.attname, a.attnum, from_.class, from_.oid FROM pg_catalog.pg_attribute a
+            LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum,
+            LATERAL (VALUES ('pg_catalog.pg_attrdef'::regclass::oid, d.oid), ('pg_catalog.pg_type'::regclass::oid, a.atttypid)) AS from_(class, oid)
+          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+          UNION
+          SELECT r.attname, r.attnum, p.refclassid, p.refobjid FROM reached r
+            JOIN pg_catalog.pg_depend p ON p.classid = r.class AND p.objid = r.oid AND p.deptype = 'n'
+            LEFT JOIN pg_catalog.pg_class s ON p.refclassid = 'pg_catalog.pg_class'::regclass AND s.oid = p.refobjid
+          WHERE s.relkind = 'S' OR p.refclassid IN ('pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_type'::regclass))"""
+# a partition counts with the identity of the table that it is a partition of
+_COUNTED = f"""(
+        SELECT d.objid AS oid, a.attname, a.attnum, CASE d.deptype WHEN 'i' THEN 'identity' ELSE 'owned' END AS kind
+        FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i')
+          AND (d.refobjid = c.oid OR d.deptype = 'i' AND d.refobjid IN (SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid)))
+        UNION ALL
+        ({_LEADING_TO}
+        SELECT r.oid, r.attname, r.attnum, 'used' FROM reached r WHERE r.class = 'pg_catalog.pg_class'::regclass
+          AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = r.class AND d.objid = r.oid
+            AND d.refclassid = r.class AND d.refobjid = c.oid AND d.refobjsubid = r.attnum AND d.deptype IN ('a', 'i'))))"""
+# an unlogged one cannot be read on a standby
+_AT_HAND = "NOT (s.relpersistence = 'u' AND pg_catalog.pg_is_in_recovery())"
 _SEQUENCES = _list(
-    """json_build_object('schema', sn.nspname, 'name', s.relname, 'column', a.attname, 'last_value',
-        CASE WHEN has_sequence_privilege(s.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.oid) END,
+    f"""json_build_object('schema', sn.nspname, 'name', s.relname, 'column', k.attname, 'oid', s.oid::bigint, 'kind', k.kind,
+        'type', pg_catalog.format_type(q.seqtypid, NULL), 'persistence', s.relpersistence,
+        'increment', q.seqincrement, 'minimum', q.seqmin, 'maximum', q.seqmax, 'cycle', q.seqcycle, 'file', pg_catalog.pg_relation_filenode(s.oid)::bigint, 'access', {_relation_access("s", "sn", "s")},
+        'can_enter', pg_catalog.has_schema_privilege(sn.oid, 'USAGE'), 'can_read', pg_catalog.has_sequence_privilege(s.oid, 'SELECT') AND {_AT_HAND},
+        'can_update', pg_catalog.has_sequence_privilege(s.oid, 'UPDATE'), 'last_value',
+        CASE WHEN pg_catalog.has_sequence_privilege(s.oid, 'USAGE, SELECT') AND {_AT_HAND} THEN pg_catalog.pg_sequence_last_value(s.oid) END,
         'options', format('INCREMENT BY %s MINVALUE %s MAXVALUE %s START WITH %s CACHE %s%s', q.seqincrement, q.seqmin, q.seqmax,
           q.seqstart, q.seqcache, CASE WHEN q.seqcycle THEN ' CYCLE' END))""",
-    """pg_catalog.pg_depend d JOIN pg_catalog.pg_class s ON s.oid = d.objid AND s.relkind = 'S'
-        JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid
-        JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace
-        JOIN pg_catalog.pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass
-          AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')""",
-    "a.attnum",
+    f"""{_COUNTED} AS k JOIN pg_catalog.pg_class s ON s.oid = k.oid AND s.relkind = 'S'
+        JOIN pg_catalog.pg_sequence q ON q.seqrelid = s.oid JOIN pg_catalog.pg_namespace sn ON sn.oid = s.relnamespace""",
+    "k.attnum, k.kind, sn.nspname, s.relname",
 )
 # what columns are made of, however deep: of domains, arrays and composite types; deepest first
-_TYPES = """(
+_TYPES = (
+    """(
           WITH RECURSIVE needed(oid, depth) AS (
             SELECT a.atttypid, 0 FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
             UNION
@@ -193,7 +255,9 @@ _TYPES = """(
                 WHERE t.typtype = 'c' AND ra.attrelid = t.typrelid AND ra.attnum > 0 AND NOT ra.attisdropped) AS next
             WHERE needed.depth < 30)
           SELECT coalesce(json_agg(json_build_object('sql', format_type(t.oid, NULL), 'schema', tn.nspname, 'name', t.typname,
-            'kind', CASE WHEN tc.relkind <> 'c' THEN 't' ELSE t.typtype END, 'extension', e.extname,
+            'kind', CASE WHEN tc.relkind <> 'c' THEN 't' ELSE t.typtype END, 'extension', e.extname, 'access', """
+    + _access(grants_on("t.typacl", "T", "t.typowner"), "tn")
+    + """,
             'labels', ARRAY(SELECT l.enumlabel FROM pg_catalog.pg_enum l WHERE l.enumtypid = t.oid ORDER BY l.enumsortorder),
             'base', CASE WHEN t.typtype = 'd' THEN format_type(t.typbasetype, t.typtypmod) END, 'not_null', t.typnotnull,
             'default', pg_get_expr(t.typdefaultbin, 0), 'collation', (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname)
@@ -211,6 +275,7 @@ _TYPES = """(
           LEFT JOIN pg_catalog.pg_extension e ON e.oid = m.refobjid
           WHERE tn.nspname NOT IN ('pg_catalog', 'information_schema') AND e.extname IS DISTINCT FROM 'vector'
             AND NOT (t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A'))"""
+)
 _REACTIONS = """(
         SELECT coalesce(json_agg(json_build_object('kind', r.kind, 'name', r.name, 'schema', rn.nspname, 'table', rc.relname,
           'state', r.state, 'on_load', r.on_load) ORDER BY r.relation, r.kind, r.name), '[]')
@@ -229,6 +294,7 @@ _PARTITIONS = _list(
         'parent', (SELECT relname FROM pg_catalog.pg_class WHERE oid = pt.parentrelid), 'bound', pg_get_expr(pc.relpartbound, pc.oid),
         'partition_by', pg_get_partkeydef(pc.oid), 'table_bytes', pg_table_size(pc.oid), 'can_copy', has_table_privilege(pc.oid, 'SELECT')
           AND has_schema_privilege(pn.oid, 'USAGE') AND NOT row_security_active(pc.oid), 'protection', {_protection("pc")},
+        'access', {_relation_access("pc", "pn")},
         'indexes', {_indexes("pc", " AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits xi WHERE xi.inhrelid = x.indexrelid)")},
         {_storage("pc")})""",
     """pg_catalog.pg_partition_tree(c.oid) pt JOIN pg_catalog.pg_class pc ON pc.oid = pt.relid
@@ -253,7 +319,7 @@ _TABLE = f"""json_build_object(
     'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
     'estimated_rows', c.reltuples::bigint, 'total_bytes', {_size("pg_total_relation_size")}, 'table_bytes', {_size("pg_table_size")},
     'can_alter', pg_has_role(c.relowner, 'USAGE'), 'types', {_TYPES}, 'protection', {_protection("c")}, 'reactions', {_REACTIONS},
-    'grantees', {_GRANTEES}, 'partition_by', pg_get_partkeydef(c.oid), 'partitions', {_PARTITIONS},
+    'grantees', {_GRANTEES}, 'access', {_relation_access("c", "n")}, 'partition_by', pg_get_partkeydef(c.oid), 'partitions', {_PARTITIONS},
     'children', {_CHILDREN}, 'foreign_partitions', {_FOREIGN_PARTITIONS}, 'foreign_keys', {_FOREIGN_KEYS}, 'publications', {_PUBLICATIONS},
     'truncate_triggers', {_TRUNCATE_TRIGGERS}, 'can_delete', has_table_privilege(c.oid, 'DELETE'),
     'delete_triggers', {_DELETE_TRIGGERS}, 'delete_rules', {_DELETE_RULES}, 'columns', {_COLUMNS}, 'constraints', {_CONSTRAINTS},

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 from vecbak.errors import RestoreFailed
-from vecbak.postgres.catalog import Column, Constraint, Index, Partition, Server, Table
+from vecbak.postgres.catalog import Column, Constraint, Index, Partition, Sequence, Server, Table
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 
 # in quotes there is one way alone to read it: two would take exponential time
@@ -38,19 +38,45 @@ def relocate(text: str, source: Server, target: Server) -> str:
     return re.sub(rf"(?<![\w.\"]){re.escape(before)}\.{_EXTENSION_OBJECT}", lambda _: f"{now}.", text)
 
 
-def create_table(table: Table, schema: str, tablespaces: tuple[str, ...] = ()) -> list[str]:
+Places = Mapping[tuple[str, str], tuple[str, str] | None]
+
+
+def sequence_places(table: Table, schema: str) -> dict[tuple[str, str], tuple[str, str] | None]:
+    """Where the sequences of a table that is made in `schema` belong, by where they were; None: the server chooses.
+
+    A column's own ones go with it. What a default takes from is copied into another schema too, so that the table there
+    shares nothing with the one that it is a copy of; what it reaches by way of a domain or function stays where it is.
+    """
+    defaults = {column.name: column.default or "" for column in table.columns}
+    places: dict[tuple[str, str], tuple[str, str] | None] = {}
+    for item in sorted(
+        table.sequences, key=lambda item: item.kind != "used"
+    ):  # whose own it is goes over who else uses it
+        named = (item.schema, item.name) in _sequences_in(defaults.get(item.column, ""))
+        stays = item.kind == "used" and (schema == table.schema or not named)
+        places[item.schema, item.name] = (item.schema if stays else schema, item.name)
+    return places
+
+
+def create_table(
+    table: Table, schema: str, tablespaces: tuple[str, ...] = (), places: Places | None = None
+) -> list[str]:
     """The table without constraints and indexes, with its partitions and the sequences that its columns own.
 
     Args:
         schema: where it is made.
         tablespaces: those of the server; what was in another one goes into the default one.
+        places: of its sequences.
     """
+    places = sequence_places(table, schema) if places is None else places
     name = quote_name(schema, table.name)
     identity = {column.name for column in table.columns if column.identity}
-    serial = [sequence for sequence in table.sequences if sequence.column not in identity]
-    columns = ",\n  ".join(_column_definition(column, table, schema) for column in table.columns)
+    serial = [
+        item for item in table.sequences if item.kind == "owned" or (not item.kind and item.column not in identity)
+    ]
+    columns = ",\n  ".join(_column_definition(column, table, places) for column in table.columns)
     return [
-        *(f"CREATE SEQUENCE {quote_name(schema, item.name)} {item.options};" for item in serial),
+        *(create_sequence(item, (schema, item.name)) for item in serial),
         f"CREATE {_unlogged(table)}TABLE {name} (\n  {columns}\n){_storage(table, tablespaces)};",
         *(
             f"ALTER SEQUENCE {quote_name(schema, item.name)} OWNED BY {name}.{quote_identifier(item.column)};"
@@ -71,6 +97,12 @@ def create_table(table: Table, schema: str, tablespaces: tuple[str, ...] = ()) -
     ]
 
 
+def create_sequence(sequence: Sequence, place: tuple[str, str]) -> str:
+    """CREATE SEQUENCE, with its type where that is recorded."""
+    kind = f" AS {sequence.type}" if sequence.type else ""
+    return f"CREATE {_unlogged(sequence)}SEQUENCE {quote_name(*place)}{kind} {sequence.options};"
+
+
 def partition_schema(table: Table, partition: Partition, schema: str) -> str:
     """Where a partition of a table that is made in `schema` belongs: its own schema only where all stays in place."""
     return partition.schema if schema == table.schema else schema
@@ -84,7 +116,7 @@ def _create_partition(table: Table, partition: Partition, schema: str, tablespac
     return f"CREATE {_unlogged(partition)}TABLE {name} PARTITION OF {parent} {kept};"
 
 
-def _unlogged(item: Table | Partition) -> str:
+def _unlogged(item: Table | Partition | Sequence) -> str:
     return "UNLOGGED " if item.persistence == "u" else ""
 
 
@@ -150,7 +182,7 @@ def create_index(
     return statements
 
 
-def _column_definition(column: Column, table: Table, schema: str) -> str:
+def _column_definition(column: Column, table: Table, places: Places) -> str:
     words = [quote_identifier(column.name), column.type]
     if column.collation:
         words.append(f"COLLATE {column.collation}")
@@ -158,23 +190,37 @@ def _column_definition(column: Column, table: Table, schema: str) -> str:
         words.append(f"GENERATED ALWAYS AS ({column.default}) {'VIRTUAL' if column.generated == 'v' else 'STORED'}")
     elif column.identity:
         words.append(f"GENERATED {'ALWAYS' if column.identity == 'a' else 'BY DEFAULT'} AS IDENTITY")
-        words += [f"({item.options})" for item in table.sequences if item.column == column.name and item.options]
+        counting = (item for item in table.sequences if item.column == column.name and item.kind in {"identity", ""})
+        words += [f"({_identity_options(item, places)})" for item in list(counting)[:1] if item.options]
     elif column.default is not None:
-        words.append(f"DEFAULT {_with_own_sequences(column.default, table, schema)}")
+        words.append(f"DEFAULT {_with_sequences_at(column.default, places)}")
     return " ".join([*words, *(["NOT NULL"] if column.not_null else [])])
 
 
-def _with_own_sequences(default: str, table: Table, schema: str) -> str:
-    """A default that counts with the sequences that move with the table, not with those of the table that was."""
-    own = {(item.schema, item.name) for item in table.sequences}
+def _identity_options(sequence: Sequence, places: Places) -> str:
+    """With its name, as pg_dump says it, where that is known; its type is that of the column."""
+    place = places.get((sequence.schema, sequence.name)) if sequence.kind else None
+    return f"SEQUENCE NAME {quote_name(*place)} {sequence.options}" if place else sequence.options
+
+
+def _with_sequences_at(default: str, places: Places) -> str:
+    """A default that takes its values from the sequences where they are now."""
 
     def follow(match: re.Match[str]) -> str:
-        name = _QUALIFIED.fullmatch(match.group(1).replace("''", "'")) if match.group(2) else None
-        if not name or (_unquote(name.group(1)), _unquote(name.group(2))) not in own:
-            return match.group()
-        return f"{quote_literal(quote_name(schema, _unquote(name.group(2))))}::regclass"
+        name = _sequence_name(match)
+        place = places.get(name) if name else None
+        return match.group() if place in {None, name} else f"{quote_literal(quote_name(*place))}::regclass"
 
     return _LITERAL.sub(follow, default)
+
+
+def _sequences_in(default: str) -> set[tuple[str, str] | None]:
+    return {_sequence_name(match) for match in _LITERAL.finditer(default)}
+
+
+def _sequence_name(match: re.Match[str]) -> tuple[str, str] | None:
+    name = _QUALIFIED.fullmatch(match.group(1).replace("''", "'")) if match.group(2) else None
+    return (_unquote(name.group(1)), _unquote(name.group(2))) if name else None
 
 
 def _unquote(name: str) -> str:

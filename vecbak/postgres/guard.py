@@ -16,7 +16,7 @@ import msgspec
 
 from vecbak.errors import Busy, ConnectionFailed, Refused, TruncateFailed
 from vecbak.postgres import queries, restore_queries, untrusted
-from vecbak.postgres.catalog import Facts, Table, decode_facts
+from vecbak.postgres.catalog import Facts, Position, Table, decode_facts
 from vecbak.postgres.catalog_query import CONTROL_DATA, facts_query
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.diagnosis import LOCK_STATES, Blocker, busy, connection_hint, lock_refused, truncate_hint
@@ -143,7 +143,16 @@ class Guard:
         found = self.ask_json(facts_query(list(oids)), "reading the catalogs")
         control = queries.if_possible("vecbak_server", CONTROL_DATA)
         found["server"] |= self.ask_json(control, "asking which server this is") or {}
-        return decode_facts(found)
+        facts = decode_facts(found)
+        return msgspec.structs.replace(facts, tables=tuple(map(self.with_positions, facts.tables)))
+
+    def with_positions(self, table: Table) -> Table:
+        """The same table, with where its sequences stand now; they are in no transaction, and so in no snapshot."""
+        readable = [item for item in table.sequences if item.can_enter and item.can_read]
+        if not readable:
+            return table
+        found = self.ask_json(queries.sequence_positions(readable), f"reading the sequences of {table.name}")
+        return table.with_positions({int(oid): msgspec.convert(item, Position) for oid, item in found.items()})
 
     def count(self, table: Table, *, timeout: float) -> int:
         """The table's rows now."""

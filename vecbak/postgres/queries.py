@@ -5,7 +5,9 @@ DESIGN.md section 2 says why each statement stands where it stands.
 
 from __future__ import annotations
 
-from vecbak.postgres.catalog import Table
+from collections.abc import Iterable
+
+from vecbak.postgres.catalog import Sequence, Table
 from vecbak.postgres.names import TableName, quote_identifier, quote_literal, quote_name
 
 ADVISORY_CLASS = 0x76656362  # "vecb": the upper half of the advisory keys, the table's oid is the lower
@@ -152,6 +154,16 @@ WHERE l.locktype = 'advisory' AND l.classid = {ADVISORY_CLASS}::oid AND l.objid 
 def count_rows(table: Table) -> str:
     """The table's rows that are meant, in this statement's snapshot."""
     return f"SELECT count(*) FROM {table.source}{table.where};"
+
+
+def sequence_positions(sequences: Iterable[Sequence]) -> str:
+    """Where sequences stand, by oid; each says so itself, whether or not it was ever used."""
+    rows = " UNION ALL ".join(
+        f"SELECT {oid} AS oid, last_value, is_called FROM {sql}"
+        for oid, sql in sorted({item.oid: item.sql for item in sequences}.items())
+    )
+    position = "json_build_object('value', s.last_value, 'is_called', s.is_called)"
+    return f"SELECT json_object_agg(s.oid, {position}) FROM ({rows}) AS s;"
 
 
 def sample_row_bytes(table: Table, rows: int, *, binary: bool) -> str:

@@ -63,6 +63,8 @@ def pieces_of_table(table: Table) -> Iterator[Piece]:
     for sequence in table.sequences:
         if sequence.options:
             yield Piece(sequence.options, sequence.name, fragments.SEQUENCE_OPTIONS)
+        if sequence.type:
+            yield Piece(sequence.type, sequence.name, fragments.TYPE)
     for constraint in table.constraints:
         yield _of_constraint(constraint)
     for part in table.partitions:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from vecbak.postgres.catalog import Index, Table
+from vecbak.postgres.catalog import Index, Position, Table
 from vecbak.postgres.catalog import Sequence as OwnedSequence
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 from vecbak.postgres.queries import attempt, milliseconds
@@ -50,7 +51,8 @@ TRANSACTION = "SELECT to_json(pg_current_xact_id()::text);"
 DEFER = "SET CONSTRAINTS ALL DEFERRED;"
 CHECK_NOW = "SET CONSTRAINTS ALL IMMEDIATE;"  # a table with checks still to come cannot get an index
 
-_NUMBERS = {"smallint", "integer", "bigint", "numeric"}
+_INTEGERS = {"smallint": 16, "integer": 32, "bigint": 64}  # their bits
+_NUMERIC = re.compile(r"numeric(?:\((?P<precision>\d+),(?P<scale>-?\d+)\))?")
 
 
 def alter_foreign_key(table: Table, name: str, *, deferred: bool) -> str:
@@ -106,33 +108,55 @@ WHERE s."vecbak number" > coalesce(t.number, 0)"""
     )
 
 
-def advance_sequence(table: Table, sequence: OwnedSequence, at_least: int | None) -> str:
-    """Set a sequence past the values in its column; never back. setval does not roll back, so it comes last.
+def furthest_value(table: Table, sequence: OwnedSequence) -> str:
+    """The furthest value in its column that a sequence could go on from.
 
-    A sequence may count down, and its column may hold texts made with it, or numbers out of its bounds.
-
-    Args:
-        at_least: where it stood when the backup was made.
+    A column may hold texts made with it, or numbers out of its bounds; and a value at the very end of what sequence and
+    column can hold (a sentinel) is not where it goes, for nothing comes after that.
     """
-    name = quote_literal(quote_name(sequence.schema, sequence.name))
-    recorded = "NULL" if at_least is None else at_least
-    counted = any(column.name == sequence.column and column.type in _NUMBERS for column in table.columns)
-    value = f"{quote_identifier(sequence.column)}::numeric" if counted else "NULL::numeric"
+    low, high = _bounds(table, sequence.column)
+    if low is None or high is None:
+        return "SELECT to_json(NULL::int);"
+    step = sequence.increment
+    first, last = max(sequence.minimum, low) - min(step, 0), min(sequence.maximum, high) - max(step, 0)
+    value = f"{quote_identifier(sequence.column)}::numeric"
     return f"""
-SELECT coalesce(json_agg(setval(s.id, s.wanted::bigint)), '[]') FROM (
-  SELECT q.seqrelid::regclass AS id, sign(q.seqincrement) AS direction, q.seqstart::numeric - q.seqincrement AS unused,
-    CASE WHEN q.seqincrement > 0 THEN least(greatest(v.highest, {recorded}), q.seqmax)
-      ELSE greatest(least(v.lowest, {recorded}), q.seqmin) END AS wanted
-  FROM pg_catalog.pg_sequence q, (SELECT max({value}) AS highest, min({value}) AS lowest FROM {table.source}) AS v
-  WHERE q.seqrelid = {name}::regclass) AS s
-WHERE has_sequence_privilege({name}::regclass, 'UPDATE')
-  AND s.direction * (s.wanted - coalesce(pg_sequence_last_value(s.id), s.unused)) > 0;
+SELECT to_json({"floor(max(v.value))" if step > 0 else "ceil(min(v.value))"})
+FROM (SELECT {value} AS value FROM {table.source}) AS v WHERE v.value BETWEEN {first} AND {last};
 """
+
+
+def _bounds(table: Table, column: str) -> tuple[int | None, int | None]:
+    """The smallest and largest whole number that a column can hold; None if it holds no numbers.
+
+    A domain is looked through.
+    """
+    bases = {item.sql: item.base for item in table.types if item.kind == "d"}
+    kind: str | None = next((item.type for item in table.columns if item.name == column), None)
+    while kind in bases:
+        kind = bases[kind]
+    bits = _INTEGERS.get(kind or "")
+    if bits:
+        return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    if match := _NUMERIC.fullmatch(kind or ""):
+        digits = int(match["precision"] or 19) - int(match["scale"] or 0)
+        return 1 - 10 ** max(digits, 0), 10 ** max(digits, 0) - 1
+    return None, None
+
+
+def set_sequence(oid: int, position: Position) -> str:
+    """setval, of a sequence that is known by its oid."""
+    return f"SELECT pg_catalog.setval({oid}::regclass, {position.value}, {str(position.is_called).lower()});"
 
 
 def schema_exists(schema: str) -> str:
     """Whether a schema is there."""
     return f"SELECT to_json(to_regnamespace({quote_literal(quote_identifier(schema))}) IS NOT NULL);"
+
+
+def relation_exists(schema: str, name: str) -> str:
+    """Whether a table, sequence or the like is there."""
+    return f"SELECT to_json(to_regclass({quote_literal(quote_name(schema, name))}) IS NOT NULL);"
 
 
 def unknown_types(types: Sequence[str]) -> str:

@@ -28,6 +28,7 @@ DEFINITIONS: dict[str, frozenset[str]] = {
     "CreateSchemaStmt": frozenset(),
     "CreateSeqStmt": fragments.OPTIONS,
     "CreateStmt": fragments.PARTITIONS | {"ColumnDef", "Constraint", "DefElem", "RangeVar"},
+    "GrantStmt": frozenset({"AccessPriv", "List", "RangeVar", "RoleSpec", "String"}),
     "IndexStmt": fragments.INDEXES,
     "VariableSetStmt": frozenset({"A_Const", "String"}),
 }
@@ -115,6 +116,8 @@ def _foreign(kind: str, node: Node) -> str | None:
             return f"it would do {', '.join(done)}"
     if kind == "CreateStmt" and ("ofTypename" in node or ("inhRelations" in node) != ("partbound" in node)):
         return "its columns would be another table's"
+    if kind == "GrantStmt" and "is_grant" in node:
+        return "it would grant something"
     if kind == "CreateSchemaStmt" and node.keys() != {"schemaname"}:
         return "it would make more than a schema"
     if kind == "VariableSetStmt" and (node["name"] != "default_tablespace" or "is_local" not in node):

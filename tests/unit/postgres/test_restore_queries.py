@@ -2,13 +2,14 @@ r"""The SQL of a restore: names quoted, never CASCADE, `\copy` on one line."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.examples import column, table
 from tests.unit.postgres.test_definitions import NAME, an_index
 from vecbak.postgres import restore_queries
-from vecbak.postgres.catalog import Sequence
+from vecbak.postgres.catalog import Sequence, UserType
 from vecbak.postgres.names import quote_identifier, quote_name
 
 
@@ -51,12 +52,30 @@ def test_equal_rows_without_a_key_are_counted():
     assert "coalesce(t.number, 0)" in made
 
 
-def test_the_largest_value_is_asked_of_numbers_alone():
+@pytest.mark.parametrize(
+    ("kind", "step", "bounds"),
+    [
+        ("smallint", 1, (-32768, 32766)),
+        ("integer", 10, (-(2**31), 2**31 - 11)),
+        ("bigint", 1, (-(2**63), 2**63 - 2)),
+        ("bigint", -3, (-(2**63) + 3, 2**63 - 1)),
+        ("numeric(6,1)", 1, (-99999, 99998)),
+        ("numeric", 1, (-(2**63), 2**63 - 2)),
+        ("public.score", 1, (-32768, 32766)),
+    ],
+)
+def test_the_furthest_value_that_a_sequence_can_go_on_from(kind, step, bounds):
+    sequence = Sequence(schema="public", name="s", column="id", last_value=None, increment=step)
+    domain = UserType(sql="public.score", schema="public", name="score", kind="d", base="smallint")
+    query = restore_queries.furthest_value(table(columns=(column("id", type=kind),), types=(domain,)), sequence)
+    assert ("floor(max(" if step > 0 else "ceil(min(") in query
+    low, high = bounds
+    assert query.endswith(f"BETWEEN {max(low, -(10**19) + 1)} AND {high};\n")
+
+
+def test_texts_have_no_furthest_value():
     sequence = Sequence(schema="public", name="s", column="id", last_value=None)
-    numbers = table(columns=(column("id", type="bigint"),))
-    assert 'max("id"::numeric)' in restore_queries.advance_sequence(numbers, sequence, None)
-    assert "max(NULL::numeric)" in restore_queries.advance_sequence(table(), sequence, 7)
-    assert "greatest(v.highest, 7)" in restore_queries.advance_sequence(table(), sequence, 7)
+    assert "FROM" not in restore_queries.furthest_value(table(), sequence)
 
 
 def test_a_foreign_key_is_deferred_and_brought_back():

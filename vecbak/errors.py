@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 
 class ExitCode(enum.IntEnum):
@@ -81,9 +81,14 @@ class BackupDamaged(BackupFailed):
 
 
 class TruncateFailed(VecbakError):
-    """TRUNCATE failed after a good backup; the backup is kept and the rows are still there."""
+    """TRUNCATE failed after a good backup; the backup is kept and the rows are still there.
+
+    Attributes:
+        rows_after: by table oid, where they were counted on the server that answers now.
+    """
 
     exit_code = ExitCode.TRUNCATE_FAILED
+    rows_after: Mapping[int, int] = {}
 
 
 class TruncateUnknown(TruncateFailed):

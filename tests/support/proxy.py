@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 
@@ -16,16 +17,27 @@ class Proxy:
         on_connection_with: what must have been sent before on the same connection.
         forward: whether the server still gets the text; the client never gets its answer.
         then_refuse: whether no further connection is accepted after the cut.
+        on_cut: called at the cut, before any further connection goes anywhere, with a function that lets the server have
+            the text; gives the port that later connections go to, or None for the same.
     """
 
     def __init__(
-        self, port: int, *, cut_at: bytes, on_connection_with: bytes, forward: bool, then_refuse: bool = False
+        self,
+        port: int,
+        *,
+        cut_at: bytes,
+        on_connection_with: bytes,
+        forward: bool = False,
+        then_refuse: bool = False,
+        on_cut: Callable[[Callable[[], None]], int | None] | None = None,
     ) -> None:
         self._target = port
         self._cut_at = cut_at
         self._precondition = on_connection_with
         self._forward = forward
         self._then_refuse = then_refuse
+        self._on_cut = on_cut
+        self._switching = threading.Lock()
         self.cut = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -43,7 +55,13 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._target))
+                with self._switching:
+                    target = self._target
+                try:
+                    server = socket.create_connection(("127.0.0.1", target))
+                except ConnectionRefusedError:
+                    _close(client)
+                    continue
                 threading.Thread(target=self._to_server, args=(client, server), daemon=True).start()
                 threading.Thread(target=self._to_client, args=(client, server), daemon=True).start()
 
@@ -64,19 +82,26 @@ class Proxy:
             # on Linux closing does not wake accept(); shutting down does
             self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
-        _close(client)
-        if self._forward:
-            server.sendall(data)
-            with contextlib.suppress(OSError):
-                server.settimeout(2)
-                server.recv(65536)
-        _close(server)
+        with self._switching:
+            _close(client)
+            if self._on_cut:
+                self._target = self._on_cut(lambda: _send(server, data)) or self._target
+            elif self._forward:
+                _send(server, data)
+            _close(server)
 
     def _to_client(self, client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
                 client.sendall(data)
         _close(client)
+
+
+def _send(server: socket.socket, data: bytes) -> None:
+    with contextlib.suppress(OSError):
+        server.sendall(data)
+        server.settimeout(2)
+        server.recv(65536)
 
 
 def _close(end: socket.socket) -> None:

@@ -17,7 +17,9 @@ import msgspec
 MAXIMUM_RECORD_BYTES = 256 << 20
 
 # csv.writer with lines that end in \n, as pandas has it, leaves a carriage return inside a value without quotes
-_FIELD = re.compile(r'(?:"([^"]*(?:""[^"]*)*)"|((?:[^,"\r\n]|\r(?!\n?\Z))*))(,|\r?\n?\Z)')
+_PLAIN = re.compile(r'[^,"\r\n]*(?:\r(?!\n?\Z)[^,"\r\n]*)*')
+_QUOTES = re.compile(r'"+')
+_END = re.compile(r",|\r?\n?\Z")
 _UUID = re.compile(r"\{?[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?")
 _VECTOR_TYPE = re.compile(r"(?:.*\.)?(?:vector|halfvec)(?:\((\d+)\))?")
 _NUMBER = r"\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?\s*"
@@ -83,14 +85,29 @@ def fields(record: Record) -> list[Value]:
     values: list[Value] = []
     position = 0
     while True:
-        match = _FIELD.match(text, position)
-        if not match:
+        value, position = _value(text, position)
+        end = _END.match(text, position) if position >= 0 else None
+        if not end:
             raise BadRecord(f"not CSV: a quote is out of place in field {len(values) + 1}")
-        quoted, plain, end = match.groups()
-        values.append(quoted.replace('""', '"') if quoted is not None else plain or None)
-        position = match.end()
-        if end != ",":
+        values.append(value)
+        position = end.end()
+        if end.group() != ",":
             return values
+
+
+def _value(text: str, position: int) -> tuple[Value, int]:
+    """The value that begins there, and where it ends; a negative number if its quote is never closed.
+
+    In one pass: one expression for the whole value would keep a step of its way for each doubled quote in it.
+    """
+    if not text.startswith('"', position):
+        plain = _PLAIN.match(text, position)
+        assert plain  # noqa: S101 - it matches nothing too
+        return plain.group() or None, plain.end()
+    for quotes in _QUOTES.finditer(text, position + 1):
+        if (quotes.end() - quotes.start()) % 2:
+            return text[position + 1 : quotes.end() - 1].replace('""', '"'), quotes.end()
+    return None, -1
 
 
 def header(path: Path) -> list[str]:

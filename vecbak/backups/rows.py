@@ -49,8 +49,8 @@ class CsvRows:
     def __init__(self, emit: Consumer = _drop) -> None:
         self._emit = emit
         self._counter = RecordCounter()
-        self._header = b""
         self._in_header = True
+        self._header_quotes = 0
         self._tail = b""
         self.has_end_mark = False
 
@@ -71,15 +71,15 @@ class CsvRows:
             self._emit(chunk)
 
     def _after_header(self, chunk: bytes) -> bytes:
-        self._header += chunk
-        end = self._header.find(b"\n")
-        while end >= 0 and self._header.count(b'"', 0, end) % 2:  # a line end inside a quoted name
-            end = self._header.find(b"\n", end + 1)
-        if end < 0:
-            return b""
-        self._in_header = False
-        rest, self._header = self._header[end + 1 :], self._header[: end + 1]
-        return rest
+        begin, end = 0, chunk.find(b"\n")
+        while end >= 0:
+            self._header_quotes += chunk.count(b'"', begin, end)
+            if self._header_quotes % 2 == 0:  # else it is a line end inside a quoted name
+                self._in_header = False
+                return chunk[end + 1 :]
+            begin, end = end, chunk.find(b"\n", end + 1)
+        self._header_quotes += chunk.count(b'"', begin)
+        return b""
 
     def problem(self) -> str | None:
         """What is wrong."""
@@ -181,24 +181,28 @@ class BinaryRows:
 
 
 class DumpRows:
-    r"""What pg_restore prints of one table: the lines between `COPY … FROM stdin;` and `\.`; text format escapes line ends."""
+    r"""What pg_restore prints of one table: the lines between `COPY … FROM stdin;` and `\.`; text format escapes line ends.
+
+    Of a line, however long, no more is held back than what could be the beginning of the end mark.
+    """
+
+    _BEGIN, _FINISH, _MARK = b"COPY ", b" FROM stdin;", b"\n\\.\n"
 
     def __init__(self, emit: Consumer = _drop) -> None:
         self.rows = 0
         self._emit = emit
         self._copying = False
         self._ended = False
-        self._rest = b""
+        self._held = b""  # while copying: a part of the mark; the line end before the first row is the first of it
+        self._first = False  # whether that line end is still to come
+        self._line_begin = b""  # of the statement's line so far
+        self._line_end = b""
 
     def feed(self, chunk: bytes) -> None:
         """The next bytes."""
-        data = self._rest + chunk
         position = 0
-        while position < len(data):
-            position = self._data_lines(data, position) if self._copying else self._statement(data, position)
-            if position < 0:
-                return
-        self._rest = b""
+        while position < len(chunk):
+            position = self._data_lines(chunk, position) if self._copying else self._statement(chunk, position)
 
     def problem(self) -> str | None:
         """What is wrong."""
@@ -206,31 +210,44 @@ class DumpRows:
 
     def _statement(self, data: bytes, position: int) -> int:
         end = data.find(b"\n", position)
+        stop = end if end >= 0 else len(data)
+        self._line_begin += data[position : min(stop, position + len(self._BEGIN) - len(self._line_begin))]
+        last = data[max(position, stop - len(self._FINISH)) : stop]
+        self._line_end = (self._line_end + last)[-len(self._FINISH) :]
         if end < 0:
-            self._rest = data[position:]
-            return -1
-        line = data[position:end]
-        self._copying = line.startswith(b"COPY ") and line.endswith(b" FROM stdin;")
-        return end + 1
+            return stop
+        self._copying = self._line_begin == self._BEGIN and self._line_end == self._FINISH
+        self._line_begin = self._line_end = b""
+        self._held, self._first = b"", self._copying
+        return end if self._copying else end + 1
 
     def _data_lines(self, data: bytes, position: int) -> int:
-        if data.startswith(b"\\.\n", position):
-            return self._end(position + 3)
-        end = data.find(b"\n\\.\n", position)
+        if self._held:
+            seam = self._held + data[position : position + len(self._MARK)]
+            if seam.startswith(self._MARK):
+                return self._end(b"", position + len(self._MARK) - len(self._held))
+            if len(seam) < len(self._MARK) and self._MARK.startswith(seam):
+                self._held = seam
+                return len(data)
+            held, self._held = self._held, b""
+            self._take(held)
+        end = data.find(self._MARK, position)
         if end >= 0:
-            self._take(data, position, end + 1)
-            return self._end(end + 4)
-        last = max(data.rfind(b"\n", position), position)  # a line end may be the first byte of the end mark
-        self._take(data, position, last)
-        self._rest = data[last:]
-        return -1
+            return self._end(data[position:end], end + len(self._MARK))
+        kept = next((size for size in (3, 2, 1) if data.endswith(self._MARK[:size], position)), 0)
+        self._take(data[position : len(data) - kept])
+        self._held = self._MARK[:kept]
+        return len(data)
 
-    def _take(self, data: bytes, begin: int, end: int) -> None:
-        self.rows += data.count(b"\n", begin, end)
-        if end > begin:
-            self._emit(data[begin:end])
+    def _take(self, rows: bytes) -> None:
+        if self._first and rows:
+            self._first, rows = False, rows[1:]
+        self.rows += rows.count(b"\n")
+        if rows:
+            self._emit(rows)
 
-    def _end(self, position: int) -> int:
+    def _end(self, rows: bytes, position: int) -> int:
+        self._take(rows if self._first and not rows else rows + b"\n")
         self._copying, self._ended = False, True
         return position
 

@@ -21,6 +21,7 @@ from vecbak.errors import (
     Contended,
     Interrupted,
     Refused,
+    TruncateFailed,
     TruncateUnknown,
     VecbakError,
     reason_of,
@@ -250,7 +251,7 @@ class BackupRun:
             truncated = self.extent.empty(self.job, locked.guard, verified, tables)
             interrupts.hold()  # half a COMMIT cannot be reported, and half a record is none
             self._committing = True
-            commit_truncate(self.job, locked.guard, locked.installation, truncated)
+            commit_truncate(self.job, locked.guard, locked.installation, truncated, tables, locked.counts)
             reach("committed")
         except (VecbakError, Interrupted) as error:
             self._truncate_failed(locked, draft, error)
@@ -270,11 +271,12 @@ class BackupRun:
 
     def _truncate_failed(self, locked: Locked, draft: Draft, error: VecbakError | Interrupted) -> None:
         unknown = isinstance(error, TruncateUnknown)
+        there = error.rows_after if isinstance(error, TruncateFailed) else {}
         self._truncates = {
             label: TableTruncate(
                 success=False,
                 rows_before=locked.counts[label],
-                rows_after=None if unknown else locked.counts[label],
+                rows_after=None if unknown else there.get(locked.tables[label].oid, locked.counts[label]),
                 duration=0,
                 error=reason_of(error),
             )

@@ -23,6 +23,7 @@ from vecbak.operations.job import Job
 from vecbak.operations.truncate import check_untouched
 from vecbak.postgres import collection_queries as sql
 from vecbak.postgres.catalog import Facts, Table
+from vecbak.postgres.commit_mark import mark_before, mark_commit, sample_rows
 from vecbak.postgres.guard import Guard, Truncated
 from vecbak.postgres.session import SessionFailed
 
@@ -163,11 +164,18 @@ def delete_rows(job: Job, guard: Guard, backup: VerifiedBackup, tables: Mapping[
         if entry is None or not table.condition or entry.table.condition != table.condition:
             raise BackupFailed(f"the backup does not hold the rows of {label} that are meant; nothing was deleted")
     check_untouched(backup)
-    done = {}
-    for label, table in tables.items():
-        done[table.oid] = _delete(job, guard, table, backup.manifest.tables[label].rows)
+    step = "looking at the rows before DELETE"
+    try:
+        before = mark_before(guard.ask_json, [table.oid for table in tables.values()], step)
+        removed = [sample for table in tables.values() for sample in sample_rows(guard.ask_json, table, step)]
+        left = {
+            table.oid: _delete(job, guard, table, backup.manifest.tables[label].rows) for label, table in tables.items()
+        }
+        mark = mark_commit(guard.ask_json, before, step, removed=removed)
+    except SessionFailed as error:
+        raise _not_deleted(", ".join(table.name for table in tables.values()), error) from None
     check_untouched(backup)
-    return Truncated({oid: left for oid, (left, _) in done.items()}, next(iter(done.values()))[1])
+    return Truncated(left, mark)
 
 
 def delete_unsaved(job: Job, guard: Guard, table: Table, rows: int) -> None:
@@ -184,7 +192,7 @@ def delete_unsaved(job: Job, guard: Guard, table: Table, rows: int) -> None:
     _delete(job, guard, table, rows)
 
 
-def _delete(job: Job, guard: Guard, table: Table, rows: int) -> tuple[int, str]:
+def _delete(job: Job, guard: Guard, table: Table, rows: int) -> int:
     step, seconds = f"deleting from {table.name}", job.config.timeouts.copy_seconds
     try:
         before = guard.ask_json(sql.others(table), step, timeout=seconds)
@@ -192,7 +200,7 @@ def _delete(job: Job, guard: Guard, table: Table, rows: int) -> tuple[int, str]:
         after = guard.ask_json(sql.others(table), step, timeout=seconds)
         state = guard.ask_json(sql.after_delete(table), step, timeout=seconds)
     except SessionFailed as error:
-        raise _not_deleted(table, error) from None
+        raise _not_deleted(table.name, error) from None
     if deleted != rows or state["rows"] != 0 or after != before:
         raise TruncateFailed(
             f"of {table.name} {rows:,} rows were to be deleted, and {deleted:,} were ({state['rows']:,} left, others"
@@ -201,13 +209,13 @@ def _delete(job: Job, guard: Guard, table: Table, rows: int) -> tuple[int, str]:
         )
     if rows >= VACUUM_ROWS:
         log.info("%s rows were deleted; their space is free again after: VACUUM (ANALYZE) %s;", f"{rows:,}", table.sql)
-    return int(state["rows"]), str(state["xid"])
+    return int(state["rows"])
 
 
-def _not_deleted(table: Table, error: SessionFailed) -> TruncateFailed | Contended:
+def _not_deleted(name: str, error: SessionFailed) -> TruncateFailed | Contended:
     if error.sqlstate in CONTENDED:
         return Contended(
-            f"rows of {table.name} that were backed up are being changed by somebody else; nothing was deleted",
+            f"rows of {name} that were backed up are being changed by somebody else; nothing was deleted",
             "Run vecbak again when whatever changes or deletes rows of these collections has ended.",
             output=error.output,
         )

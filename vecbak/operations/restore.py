@@ -46,8 +46,8 @@ from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pr
 from vecbak.operations.sequences import check_movable
 from vecbak.operations.targets import Mode, Plan, Source
 from vecbak.operations.truncate import empty_tables
-from vecbak.postgres import restore_queries
 from vecbak.postgres.catalog import Server, Table
+from vecbak.postgres.commit_mark import Before, CommitMark, mark_before, mark_commit, sample_rows
 from vecbak.postgres.definitions import relocate
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import TableName
@@ -124,6 +124,7 @@ class RestoreRun:
         self._made: ClosedToOthers | None = None
         self._safety: Saving | None = None
         self._warnings: list[str] = []
+        self._before: Before | None = None
         self._kept = contextlib.ExitStack()
 
     def result(self, error: str | None = None) -> RestoreResult:
@@ -228,6 +229,8 @@ class RestoreRun:
         self._create(guard, server, missing, self._made)
         oids = guard.resolve(names)
         guard.claim(oids)
+        made = [oid for name, oid in zip(names, oids, strict=True) if name in missing]
+        self._before = mark_before(guard.ask_json, oids, "looking at the tables", made=made)
         facts = guard.facts(oids)
         pairs = list(zip(self.source.tables, facts.tables, strict=True))
         for warning in self._made.close([pair for pair in pairs if pair[0].target in missing]):
@@ -365,29 +368,56 @@ class RestoreRun:
 
     def _commit(self, guard: Guard, installation: Installation) -> None:
         try:
-            transaction = str(guard.ask_json(restore_queries.TRANSACTION, "asking for the transaction's id"))
+            mark = self._mark(guard)
         except SessionFailed as error:
             raise self._failed(error) from None
         reach("built")
         interrupts.hold()  # half a COMMIT cannot be reported
-        end = commit(self.job, guard, installation, transaction)
+        end = commit(self.job, guard, installation, mark)
         reach("restored")
+        about = f" ({end.server})" if end.server else ""
         if end.outcome == "unknown":
             self._unknown = True
             raise RestoreUnknown(
-                "the connection was lost during COMMIT, and it is UNKNOWN whether the rows were restored",
-                f"When the server answers again: SELECT pg_xact_status('{transaction}'), or count the rows; the backup"
-                " is untouched.",
+                f"the connection was lost during COMMIT, and it is UNKNOWN whether the rows were restored{about}",
+                f"When the server answers again, count the rows: {self._counts()}. The backup is untouched.",
                 output=end.output,
             )
         if end.outcome == "aborted":
             raise RestoreFailed(
-                "COMMIT failed, and the server rolled it back; the target is as it was before",
+                f"COMMIT failed, and the server rolled it back{about}; the target is as it was before",
                 "See the message above, then run vecbak again.",
                 output=end.output,
             )
         self._done = True
         log.info("restored backup %s: %s", self.source.backup_id, ", ".join(plan.table.name for plan in self._plans))
+
+    def _mark(self, guard: Guard) -> CommitMark:
+        """What tells later whether this was committed: new files where tables were emptied or made, else some new rows."""
+        assert self._before is not None  # noqa: S101 - `_prepare` comes before COMMIT
+        assert self._filling is not None  # noqa: S101 - and so does `_fill`
+        step, ask = "looking at the tables before COMMIT", guard.ask_json
+        mark = mark_commit(ask, self._before, step)
+        if mark.replaced:
+            return mark
+        filled = self._filling.filled
+        added = [
+            sample
+            for plan in self._plans
+            if filled[plan.source.label].inserted
+            for sample in sample_rows(ask, plan.table.rows_where(""), step, ours=True)
+        ]
+        return msgspec.structs.replace(mark, added=tuple(added))
+
+    def _counts(self) -> str:
+        """What a person can ask the server, when vecbak could not."""
+        filled = self._filling.filled if self._filling else {}
+        return "; ".join(
+            f"SELECT count(*) FROM {plan.table.source}{plan.table.where}"
+            f" ({filled[plan.source.label].rows_after:,}: restored; {plan.rows_before:,}: as before)"
+            for plan in self._plans
+            if plan.source.label in filled
+        )
 
     def _failed(self, error: SessionFailed) -> RestoreFailed:
         return RestoreFailed(

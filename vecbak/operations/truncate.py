@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from vecbak.backups.files import FileDamaged
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
 from vecbak.errors import BackupFailed, TruncateFailed, TruncateUnknown
-from vecbak.operations.committing import commit
+from vecbak.operations.committing import Ending, commit
 from vecbak.operations.job import Job
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.guard import Guard, Truncated
@@ -52,28 +52,58 @@ def empty_tables(job: Job, guard: Guard, backup: VerifiedBackup, tables: Mapping
     return truncated
 
 
-def commit_truncate(job: Job, guard: Guard, installation: Installation, truncated: Truncated) -> None:
-    """COMMIT; if the connection breaks meanwhile, ask a new session what became of it.
+def commit_truncate(
+    job: Job,
+    guard: Guard,
+    installation: Installation,
+    truncated: Truncated,
+    tables: Mapping[str, Table],
+    counts: Mapping[str, int],
+) -> None:
+    """COMMIT; if the connection breaks meanwhile, find out what became of it.
+
+    Args:
+        tables: that were emptied, by label.
+        counts: the rows that they had.
 
     Raises:
         TruncateFailed: not truncated, or unknown whether; says which.
     """
-    end = commit(job, guard, installation, truncated.transaction)
+    end = commit(job, guard, installation, truncated.mark, list(tables.values()))
+    about = f" ({end.server})" if end.server else ""
     if end.outcome == "aborted":
-        raise TruncateFailed(
-            "the connection was lost during COMMIT, and the server rolled it back;"
-            " the backup is kept, and every row is still there",
-            "Run vecbak again.",
-            output=end.output,
-        )
+        raise _rolled_back(end, about, {table.oid: (label, counts[label]) for label, table in tables.items()})
     if end.outcome == "unknown":
         raise TruncateUnknown(
-            "the connection was lost during COMMIT, and it is UNKNOWN whether the tables were truncated;"
+            f"the connection was lost during COMMIT, and it is UNKNOWN whether the tables were truncated{about};"
             " the backup is kept and complete",
-            f"When the server answers again: SELECT pg_xact_status('{truncated.transaction}'), or count the rows;"
-            " every row is in the backup or still in the table.",
+            f"When the server answers again: {how_to_tell(tables.values())}. Rows that are not in the table are in the backup.",
             output=end.output,
         )
+
+
+def how_to_tell(tables: Iterable[Table]) -> str:
+    """What a person can ask the server, when vecbak could not."""
+    counts = "; ".join(f"SELECT count(*) FROM {table.source}{table.where}" for table in tables)
+    return f"{counts} (0: the rows were removed)"
+
+
+def _rolled_back(end: Ending, about: str, expected: Mapping[int, tuple[str, int]]) -> TruncateFailed:
+    fewer = [
+        f"{label} has {end.rows[oid]:,} rows there, and had {rows:,}"
+        for oid, (label, rows) in expected.items()
+        if oid in end.rows and end.rows[oid] < rows
+    ]
+    text = "every row is still there" if not fewer else f"of its rows some are not there: {'; '.join(fewer)}"
+    error = TruncateFailed(
+        f"the connection was lost during COMMIT, and the server rolled it back{about}; the backup is kept, and {text}",
+        "Run vecbak again."
+        if not fewer
+        else "Bring the missing rows back from this backup: vecbak restore latest --mode skip-existing",
+        output=end.output,
+    )
+    error.rows_after = end.rows
+    return error
 
 
 def check_untouched(backup: VerifiedBackup) -> None:

@@ -18,6 +18,7 @@ from vecbak.errors import Busy, ConnectionFailed, Refused, TruncateFailed
 from vecbak.postgres import queries, restore_queries, untrusted
 from vecbak.postgres.catalog import Facts, Position, Table, decode_facts
 from vecbak.postgres.catalog_query import CONTROL_DATA, facts_query
+from vecbak.postgres.commit_mark import Before, CommitMark, mark_before, mark_commit
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.diagnosis import LOCK_STATES, Blocker, busy, connection_hint, lock_refused, truncate_hint
 from vecbak.postgres.fifos import Fifo
@@ -34,10 +35,10 @@ _LONGEST_ATTEMPT_SECONDS = 0.5  # shorter than deadlock_timeout, so that we end 
 
 
 class Truncated(msgspec.Struct, frozen=True):
-    """What TRUNCATE did, before COMMIT: rows left in each table, and the transaction's id."""
+    """What TRUNCATE did, before COMMIT: rows left in each table, and what tells later whether it was committed."""
 
     rows_left: dict[int, int]
-    transaction: str
+    mark: CommitMark
 
 
 class Guard:
@@ -206,9 +207,10 @@ class Guard:
                 f"only some rows of {', '.join(partly)} are meant, and TRUNCATE would take all of them; nothing was truncated",
                 "This is a bug in vecbak; every row is still there.",
             )
+        before = mark_before(self.ask_json, [table.oid for table in tables], "looking at the tables before TRUNCATE")
         if not self._in_short_attempts(lambda attempt: self._try_truncate(tables, attempt), seconds, on_wait):
             raise self._lock_not_granted(tables, seconds)
-        return self._after_truncate(tables)
+        return self._after_truncate(tables, before)
 
     def lock_exclusively(
         self, tables: Sequence[Table], *, seconds: float, on_wait: Callable[[], None] = lambda: None
@@ -286,7 +288,7 @@ class Guard:
         """COMMIT.
 
         Raises:
-            SessionFailed: no answer, or one that is not COMMIT; `transaction_outcome` then tells what happened.
+            SessionFailed: no answer, or one that is not COMMIT; `vecbak.operations.committing` then finds out what happened.
         """
         answer = self.ask(queries.COMMIT, "COMMIT")
         if answer.text.strip() != "COMMIT":
@@ -345,7 +347,7 @@ class Guard:
             output=answer.messages,
         )
 
-    def _after_truncate(self, tables: Sequence[Table]) -> Truncated:
+    def _after_truncate(self, tables: Sequence[Table], before: Before) -> Truncated:
         state = self.ask_json(queries.after_truncate(list(tables)), "checking the TRUNCATE")
         left = {table.oid: int(rows) for table, rows in zip(tables, state["rows"], strict=True)}
         if any(left.values()) or state["locked"] != len(tables):
@@ -354,7 +356,7 @@ class Guard:
                 "after TRUNCATE the tables were not empty, or not the ones that were backed up; it was undone",
                 "A trigger on TRUNCATE, or a renamed schema, can do this. The backup is kept, and every row is still there.",
             )
-        return Truncated(left, str(state["xid"]))
+        return Truncated(left, mark_commit(self.ask_json, before, "checking the TRUNCATE"))
 
     def _lock_not_granted(self, tables: Sequence[Table], seconds: float) -> TruncateFailed:
         return TruncateFailed(
@@ -412,39 +414,3 @@ def open_guard(runner: Runner, endpoint: Endpoint, installation: Installation, *
             f"the server's version is too old ({answer.text})", f"vecbak needs PostgreSQL {OLDEST_SERVER} or newer."
         )
     return Guard(session, version, functools.partial(installation.fifo, runner))
-
-
-def transaction_outcome(
-    runner: Runner, endpoint: Endpoint, installation: Installation, transaction: str, *, seconds: float
-) -> str:
-    """What became of a transaction whose COMMIT was not answered.
-
-    Args:
-        transaction: from `Truncated.transaction`.
-        seconds: how long to try to reach the server and to wait for it to decide.
-
-    Returns:
-        `committed`, `aborted`, or `unknown`.
-    """
-    deadline = time.monotonic() + seconds
-    while True:
-        status = _transaction_status(runner, endpoint, installation, transaction)
-        if status in {"committed", "aborted"}:
-            return status
-        if time.monotonic() >= deadline:
-            return "unknown"
-        time.sleep(0.2)
-
-
-def _transaction_status(runner: Runner, endpoint: Endpoint, installation: Installation, transaction: str) -> str:
-    session = open_session(runner, psql_command(installation, endpoint.conninfo), environment=endpoint.environment)
-    try:
-        if endpoint.instance:
-            endpoint.instance.check(session)
-        return str(
-            session.ask_json(queries.transaction_status(transaction), timeout=10, step="asking what became of COMMIT")
-        )
-    except (SessionFailed, ConnectionFailed):
-        return "unreachable"
-    finally:
-        session.close()

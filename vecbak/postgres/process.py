@@ -237,7 +237,8 @@ class Process:
             reading = self._open_descriptors & readers.keys()
             for descriptor in reading:
                 selector.register(descriptor, selectors.EVENT_READ)
-            if request and self.stdin in self._open_descriptors:
+            unwritten = memoryview(request)
+            if unwritten and self.stdin in self._open_descriptors:
                 os.set_blocking(self.stdin, False)
                 selector.register(self.stdin, selectors.EVENT_WRITE)
             while reading:
@@ -246,8 +247,8 @@ class Process:
                     return False
                 for key, _ in selector.select(remaining):
                     if key.fd == self.stdin:
-                        request = self._write_some(request)
-                        if not request:
+                        unwritten = self._write_some(unwritten)
+                        if not unwritten:
                             selector.unregister(self.stdin)
                         continue
                     if not readers[key.fd](key.fd):
@@ -291,16 +292,16 @@ class Process:
                         return False
         return True
 
-    def _write_some(self, request: bytes) -> bytes:
+    def _write_some(self, request: memoryview) -> memoryview:
         try:
             with self._closing:  # another thread may end us: the number could be another file's by now
                 if self.stdin not in self._open_descriptors:
-                    return b""
+                    return request[:0]
                 return request[os.write(self.stdin, request) :]
         except BlockingIOError:
             return request
         except OSError:
-            return b""  # it has ended; its streams tell why
+            return request[:0]  # it has ended; its streams tell why
 
     def close_descriptor(self, descriptor: int) -> None:
         """Close one of our ends, once."""

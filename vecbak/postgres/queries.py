@@ -298,11 +298,6 @@ SELECT json_build_object('rows', ARRAY[{counts}], 'xid', pg_current_xact_id()::t
 COMMIT = "\\set QUIET off\nCOMMIT;\n\\set QUIET on"
 
 
-def transaction_status(xid: str) -> str:
-    """committed, aborted or in progress (https://www.postgresql.org/docs/current/functions-info.html)."""
-    return f"SELECT to_json(pg_xact_status({quote_literal(xid)}::xid8));"
-
-
 def identity(oids: list[int]) -> str:
     """What these tables are, whichever way one connects: the cluster, the database, the tables."""
     ids = ", ".join(str(oid) for oid in sorted(oids))

@@ -46,8 +46,6 @@ ROLLBACK_EXCLUSIVE = "ROLLBACK TO SAVEPOINT vecbak_exclusive;"
 # rows come back in the order in which they lie in the table
 ONE_PROCESS = "SET LOCAL max_parallel_workers_per_gather = 0;"
 
-TRANSACTION = "SELECT to_json(pg_current_xact_id()::text);"
-
 DEFER = "SET CONSTRAINTS ALL DEFERRED;"
 CHECK_NOW = "SET CONSTRAINTS ALL IMMEDIATE;"  # a table with checks still to come cannot get an index
 

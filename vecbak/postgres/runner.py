@@ -19,6 +19,8 @@ from vecbak.masking import mask_of
 from vecbak.postgres.environment import Changes, applied
 from vecbak.postgres.process import GRACE_SECONDS, Process
 
+LONGEST_LINE = 1 << 16
+
 
 class ProgramTimeout(VecbakError):
     """The program did not end in time and was stopped."""
@@ -248,7 +250,8 @@ class LocalRunner:
 
         def tell(last: bool = False) -> bool:
             for stream in (process.output, process.errors):
-                end = len(stream) if last else stream.rfind(b"\n") + 1
+                # a progress bar is one line that never ends
+                end = len(stream) if last or len(stream) > LONGEST_LINE else stream.rfind(b"\n") + 1
                 for line in stream[:end].decode("utf-8", "replace").splitlines():
                     on_line(self.mask(line))
                 del stream[:end]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -272,3 +273,15 @@ def test_a_long_value_that_is_no_vector_takes_no_time():
 def test_vectors(values, comma):
     text = f"[{comma.join(map(str, values))}]"
     assert convert(f'"{text}"\n', x=Target(f"vector({len(values)})", False)) == f'"{text}"\n'.encode()
+
+
+def test_a_long_value_takes_memory_in_proportion(tmp_path):
+    """A doubled quote every few characters, as JSON in CSV has them."""
+    text = '{"a": "b"}' * 200_000
+    (tmp_path / "long.csv").write_text('id,document\n1,"' + text.replace('"', '""') + '"\n')
+    tracemalloc.start()
+    *_, last = handwritten.records(tmp_path / "long.csv")
+    assert handwritten.fields(last) == ["1", text]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * len(text)

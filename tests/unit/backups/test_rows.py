@@ -6,6 +6,8 @@ import csv
 import io
 import itertools
 import struct
+import time
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -183,3 +185,62 @@ def test_a_dump_of_two_tables_is_read_whole():
 @pytest.mark.parametrize(("format", "kind"), [("csv", CsvRows), ("binary", BinaryRows), ("pg_dump", DumpRows)])
 def test_each_format_has_its_reader(format, kind):
     assert isinstance(row_reader(format, 2), kind)
+
+
+# one long row: the work and the memory go with its length, whatever the pieces are that it comes in
+
+
+def one_row(format: str, size: int) -> bytes:
+    value = (b"ab,\\\\n" * 20 + b"long " * 200) * (size // 1120)
+    if format == "csv":
+        return b'id,document\n1,"' + value.replace(b"\\", b'""\n') + b'"\n'
+    if format == "header":
+        return b'"' + value.replace(b"\\", b"\n")  # a quote that is never closed: all of it is the header
+    if format == "statement":
+        return b"-- " + value
+    if format == "binary":
+        field = struct.pack(">i", len(value)) + value
+        return b"PGCOPY\n\xff\r\n\0" + bytes(8) + struct.pack(">h", 1) + field + b"\xff\xff"
+    return b"SET x = 1;\nCOPY public.t (document) FROM stdin;\n" + value + b"\n\\.\n\nSELECT 1;\n"
+
+
+def read_row(format: str, data: bytes, piece: int) -> float:
+    """Seconds of CPU that it takes."""
+    emitted: list[int] = []
+    reader = row_reader(
+        {"header": "csv", "statement": "pg_dump"}.get(format, format), 1, lambda rows: emitted.append(len(rows))
+    )
+    pieces = [data[at : at + piece] for at in range(0, len(data), piece)]
+    began = time.process_time()
+    for chunk in pieces:
+        reader.feed(chunk)
+    seconds = time.process_time() - began
+    if format in {"csv", "binary", "pg_dump"}:
+        assert (reader.rows, reader.problem()) == (1, None)
+        assert len(data) * 0.9 < sum(emitted) < len(data)
+    return seconds
+
+
+FORMATS = ["csv", "binary", "pg_dump", "header", "statement"]
+
+
+@pytest.mark.parametrize("piece", [97, 4096])
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_work_goes_with_the_length_of_a_row(format, piece):
+    small, large = (
+        min(read_row(format, one_row(format, size), piece) for _ in range(3)) for size in (1 << 19, 1 << 22)
+    )
+    assert large < 8 * small * 3  # 64 times as much if it went with the square
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_row_is_held_in_memory(format):
+    data = one_row(format, 1 << 22)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    reader = row_reader({"header": "csv", "statement": "pg_dump"}.get(format, format), 1)
+    for at in range(0, len(data), 1 << 14):
+        reader.feed(data[at : at + (1 << 14)])
+    peak = tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+    assert peak < 1 << 18

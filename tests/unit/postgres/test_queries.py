@@ -164,7 +164,6 @@ def test_every_mode_that_vecbak_locks_in_conflicts_with_access_exclusive():
         queries.copy_progress([1], [2]),
         queries.copy_progress([], []),
         queries.after_truncate([ITEMS]),
-        queries.transaction_status("1"),
     ],
 )
 def test_every_query_ends_and_has_no_empty_line(query):

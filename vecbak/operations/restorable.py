@@ -165,19 +165,26 @@ def table_lacks(table: Table, server: Server, *, emptied: bool) -> Iterator[Lack
         return
     for demand in table.demands:
         if demand.kind != "t" and not demand.validated and not demand.owned and demand.rows != 0:
-            some = "rows" if demand.rows is None else f"{demand.rows:,} rows"
-            yield Lack(
-                f"{some} of {table.name} {'may break' if demand.rows is None else 'break'} {_named(demand)} (NOT VALID), which the role"
-                f" {server.user} may not drop and add again: it could not restore them",
-                _may_drop(table, demand, server),
-            )
+            yield may_not_drop(table, demand, server)
 
 
-def _may_drop(table: Table, demand: Demand, server: Server) -> str:
-    if demand.kind == "f" and demand.referenced and table.can_alter:
+def may_not_drop(table: Table, demand: Demand, server: Server) -> Lack:
+    """A constraint that rows break and that must be dropped while they are loaded, which we may not do."""
+    some = "rows" if demand.rows is None else f"{demand.rows:,} rows"
+    message = (
+        f"{some} of {table.name} {'may break' if demand.rows is None else 'break'} {_named(demand)} (NOT VALID), which the role"
+        f" {server.user} may not drop and add again: it could not restore them"
+    )
+    if demand.inherited or table.children:
+        return Lack(
+            message, "Restore the whole table that it is a part of, or into another schema: --into-schema NAME --create"
+        )
+    if demand.kind == "f" and demand.referenced and table.is_owner:
         owner = quote_identifier(demand.owner)
-        return f"Let the owner of {demand.referenced} run: GRANT REFERENCES ON {demand.referenced} TO {owner}"
-    return _as_owner([demand.owner], server)
+        return Lack(
+            message, f"Let the owner of {demand.referenced} run: GRANT REFERENCES ON {demand.referenced} TO {owner}"
+        )
+    return Lack(message, _as_owner([demand.owner], server))
 
 
 def _as_owner(owners: Sequence[str], server: Server) -> str:

@@ -5,6 +5,7 @@ Catalogs: https://www.postgresql.org/docs/current/catalogs.html.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -358,6 +359,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     def copied_columns(self) -> tuple[str, ...]:
         """The columns that can be loaded again: all but the generated ones."""
         return tuple(column.name for column in self.columns if not column.generated)
+
+    def key_among(self, columns: Collection[str]) -> tuple[str, ...]:
+        """Its primary key, if these columns hold all of it (a generated column, or one that came later, may be part of it)."""
+        return self.primary_key if set(self.primary_key) <= set(columns) else ()
 
     @property
     def column_list(self) -> str:

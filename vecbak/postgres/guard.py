@@ -234,6 +234,14 @@ class Guard:
         """
         return self._session.ask_json(query, timeout=timeout, step=step)
 
+    def copy_out(self, request: str, take: Callable[[memoryview], None], step: str, *, timeout: float) -> int:
+        r"""Run a `\copy … to pstdout` and hand on what it writes; its rows.
+
+        Raises:
+            SessionFailed: it failed, and with it the transaction.
+        """
+        return self._session.copy_out(request, take, timeout=timeout, step=step)
+
     def commit(self) -> None:
         """COMMIT.
 

@@ -27,7 +27,7 @@ from vecbak.errors import (
     reason_of,
     telling,
 )
-from vecbak.operations import durability, preflight, provable
+from vecbak.operations import durability, preflight, provable, restorable
 from vecbak.operations.around import surround
 from vecbak.operations.copying import explain
 from vecbak.operations.extent import Extent, Whole
@@ -189,6 +189,11 @@ class BackupRun:
         chosen = extent.choose(guard, found, {labels[name] for name in emptied})
         for warning in extent.check(facts, chosen, config):
             log.warning(warning)
+        if chosen.emptied:
+            seconds = config.timeouts.copy_seconds
+            chosen = restorable.counted(guard, chosen, seconds=seconds)
+            for warning in restorable.check_restorable(chosen, facts.server, divided=extent.scope is not None):
+                log.warning(warning)
         if chosen.emptied and provable.wanted(config):
             provable.check_provable(chosen.tables.values())
         dump = pg_dump_installation(self.job.installations, guard.server_major)

@@ -13,9 +13,11 @@ import msgspec
 from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.removal import damage
 from vecbak.errors import ExitCode, VecbakError
+from vecbak.operations.restorable import Lack
 from vecbak.postgres.catalog import Table
+from vecbak.postgres.names import quote_identifier
 from vecbak.postgres.programs import Installation
-from vecbak.postgres.surroundings import Link, Rights
+from vecbak.postgres.surroundings import Link
 from vecbak.results import human_size
 
 PSQL_FOR_ANY_CSV = 18  # before it, a line that is \. ends a CSV
@@ -164,27 +166,29 @@ def collection_doubts(embeddings: Table) -> Iterator[tuple[str, str]]:
         )
 
 
-def judge_restore(findings: Findings, name: str, table: Table, rights: Rights, user: str) -> None:
-    """Whether the rows could be put back by the same role."""
+def judge_restore(findings: Findings, name: str, table: Table, lacks: Sequence[Lack], user: str) -> None:
+    """Whether the rows could be put back by the same role.
+
+    Args:
+        lacks: what it would lack.
+    """
     slow = [index.name for index in table.indexes if index.method in {"hnsw", "ivfflat", "gin"}]
-    if not rights.can_insert:
-        findings.warn(
-            name,
-            f"the role {user} may not insert into {table.name}: it could not restore it",
-            f"Let its owner {table.owner} run: GRANT INSERT ON {table.sql} TO {user}; or restore as {table.owner}.",
-        )
-    elif not table.can_alter and (acting := [item.name for item in table.reactions if item.would_act]):
-        findings.warn(
-            name,
-            f"the role {user} may not keep the triggers or rules of {table.name} still ({', '.join(acting)}): it could not"
-            " restore it",
-            f"Restore as {table.owner}.",
-        )
-    elif slow and not rights.owner:
+    for lack in lacks:
+        findings.warn(name, lack.message, lack.hint)
+    if lacks:
+        return
+    if slow and not table.is_owner:
         findings.warn(
             name,
             f"the role {user} does not own {table.name}: a restore could not rebuild {', '.join(slow)}, and would be slow",
             f"Restore as {table.owner}.",
+        )
+    elif slow and not table.can_create:
+        findings.warn(
+            name,
+            f"the role {user} may not build indexes in the schema {table.schema}: a restore would fill {', '.join(slow)} row by row,"
+            " and be slow",
+            f"GRANT CREATE ON SCHEMA {quote_identifier(table.schema)} TO {quote_identifier(user)}",
         )
     else:
         findings.ok(name, "may be restored")

@@ -201,6 +201,11 @@ def _delete(job: Job, guard: Guard, table: Table, rows: int) -> int:
         state = guard.ask_json(sql.after_delete(table), step, timeout=seconds)
     except SessionFailed as error:
         raise _not_deleted(table.name, error) from None
+    if state["attached"]:
+        raise Contended(
+            f"{', '.join(state['attached'])} became a partition of {table.name} meanwhile; nothing was deleted",
+            "Run vecbak again.",
+        )
     if deleted != rows or state["rows"] != 0 or after != before:
         raise TruncateFailed(
             f"of {table.name} {rows:,} rows were to be deleted, and {deleted:,} were ({state['rows']:,} left, others"

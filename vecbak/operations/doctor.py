@@ -18,18 +18,18 @@ import msgspec
 from vecbak.backups.inventory import take_inventory
 from vecbak.config import Backup, LoadedConfig
 from vecbak.errors import ConnectionFailed, Refused, UsageError, VecbakError
-from vecbak.operations import checks, durability, preflight, provable
+from vecbak.operations import checks, durability, preflight, provable, restorable
 from vecbak.operations.checks import Examination, Findings
 from vecbak.operations.collections import find_pair
 from vecbak.operations.hooks import program_path
 from vecbak.operations.job import Job
-from vecbak.operations.preview import BYTES_PER_SECOND, missing, rows_of
+from vecbak.operations.preview import BYTES_PER_SECOND, COUNT_SECONDS, missing, rows_of
 from vecbak.postgres.catalog import Facts, Table
 from vecbak.postgres.guard import Guard, same_table
 from vecbak.postgres.names import TableName
 from vecbak.postgres.programs import pg_dump_installation
 from vecbak.postgres.session import SessionFailed
-from vecbak.postgres.surroundings import Link, read_link, read_rights, vector_dimensions
+from vecbak.postgres.surroundings import Link, read_link, vector_dimensions
 from vecbak.results import human_size
 
 FORMATS = ("csv", "binary", "pg_dump")
@@ -222,36 +222,56 @@ class _Server:
             if found.tables[0].oid == table.oid:
                 findings.fail(check, same_table(other, name))
                 return
-        self._tables[name] = facts
         problems = list(preflight.reading_problems(table, facts.server.user))
+        emptied = name in self._job.config.vector_tables.truncated()
+        if emptied and not problems:
+            table = restorable.count_unmet(guard, table, seconds=COUNT_SECONDS)
+        self._tables[name] = Facts(server=facts.server, tables=(table,))
         dimensions = {} if problems else vector_dimensions(guard, table)
         readable = findings.judge(check, problems, checks.describe_table(table, dimensions))
-        for warning in preflight.table_warnings(table, truncated=name in self._job.config.vector_tables.truncated()):
+        for warning in preflight.table_warnings(table):
             findings.warn(check, warning)
         for doubt, hint in checks.table_doubts(table, dimensions):
             findings.warn(check, doubt, hint)
         if readable:
-            rights = read_rights(guard, table)
-            checks.judge_restore(findings, f"restore {label}", table, rights, facts.server.user)
+            lacks = list(restorable.table_lacks(table, facts.server, emptied=emptied))
+            checks.judge_restore(findings, f"restore {label}", table, lacks, facts.server.user)
             for doubt, hint in preflight.sequence_doubts(table, facts.server.user, emptied=True):
                 findings.warn(f"restore {label}", doubt, hint)
 
     def _look_at_truncate(self) -> None:
         config = self._job.config
+        tables = [facts.tables[0] for facts in self._tables.values()]
+        for problem in preflight.overlap_problems(tables):
+            self._findings.fail("tables", problem)
         truncated = [name for name in config.vector_tables.truncated() if name in self._tables]
-        oids = {self._tables[name].tables[0].oid for name in truncated}
+        emptied = [self._tables[name].tables[0] for name in truncated]
+        oids = preflight.emptied_together(emptied)
         for name in truncated:
             facts = self._tables[name]
             allowed = config.allow_replicated_truncate
             problems = preflight.truncating_problems(
                 facts.tables[0], oids, facts.server.user, allow_replicated_truncate=allowed
             )
-            found = [*preflight.standby_problems(facts.server), *problems]
+            found = [
+                *preflight.standby_problems(facts.server),
+                *problems,
+                *restorable.restoring_problems(facts.tables[0]),
+            ]
             self._findings.judge(f"truncate {config.vector_tables.labels()[name]}", found, "may be truncated")
+        if truncated:
+            server = self._tables[truncated[0]].server
+            for lack in restorable.server_lacks(
+                emptied, tables, server, divided=find_pair(self._by_label()) is not None
+            ):
+                self._findings.warn("restore", lack.message, lack.hint)
+
+    def _by_label(self) -> dict[str, Table]:
+        labels = self._job.config.vector_tables.labels()
+        return {labels[name]: facts.tables[0] for name, facts in self._tables.items()}
 
     def _look_at_collections(self) -> None:
-        labels = self._job.config.vector_tables.labels()
-        tables = {labels[name]: facts.tables[0] for name, facts in self._tables.items()}
+        tables = self._by_label()
         if pair := find_pair(tables):
             for doubt, hint in checks.collection_doubts(tables[pair.embeddings]):
                 self._findings.warn(f"table {pair.embeddings}", doubt, hint)

@@ -12,7 +12,9 @@ import msgspec
 from vecbak.checkpoints import reach
 from vecbak.errors import Refused, RestoreFailed
 from vecbak.operations.job import Job
+from vecbak.operations.lifting import Lifting
 from vecbak.operations.loading import SourceFile, load
+from vecbak.operations.merging import Merge
 from vecbak.operations.sequences import Advances
 from vecbak.operations.targets import Plan, too_early
 from vecbak.postgres import queries, restore_queries, untrusted
@@ -64,9 +66,11 @@ class Filling:
         server = guard.facts([]).server
         self._tablespaces = server.tablespaces
         self.advances = Advances(guard, server.user, self._seconds)
+        self._temporary = server.temporary
         self.filled: dict[str, Filled] = {}
         self.rebuilt: list[str] = []
         self.migrated: dict[str, dict[str, Any]] = {}
+        self._dropped: dict[str, list[Index]] = {}
 
     def run(self) -> None:
         """Do it all; not committed yet.
@@ -80,8 +84,7 @@ class Filling:
         memory, workers = settings.maintenance_work_mem, settings.max_parallel_maintenance_workers
         self._guard.ask(restore_queries.build_settings(memory, workers), "setting what indexes may use")
         for plan in self._plans:
-            for index in plan.rebuild:
-                self._guard.ask(restore_queries.drop_index(plan.table, index), f"dropping the index {index.name}")
+            self._dropped[plan.source.label] = self._drop_indexes(plan)
         reach("loading")
         self._in_one_go()
         reach("loaded")
@@ -96,15 +99,38 @@ class Filling:
             self._protect(plan)  # from here on we may not see the rows ourselves
         self.advances.move()
 
+    def _drop_indexes(self, plan: Plan) -> list[Index]:
+        """Those that are built again when the rows are in: of an emptied table what could be, tried while that costs nothing."""
+        dropped = []
+        for index in plan.rebuild:
+            step = f"dropping the index {index.name}"
+            drop = restore_queries.drop_index(plan.table, index)
+            if plan.empty or not plan.rows_before:
+                lines = map(self._here, create_index(plan.table, index, plan.table.schema, self._tablespaces))
+                trial = self._guard.ask(queries.attempt("vecbak_trial", "\n".join([drop, *lines])), step)
+                self._guard.ask("ROLLBACK TO SAVEPOINT vecbak_trial;\nRELEASE SAVEPOINT vecbak_trial;", step)
+                if trial.error:
+                    log.warning(
+                        "%s could not be built again, and stays: rows go in one by one (%s)", index.name, trial.messages
+                    )
+                    continue
+            self._guard.ask(drop, step)
+            dropped.append(index)
+        return dropped
+
     def _in_one_go(self) -> None:
         """Load everything, and only then check what points at what.
 
         Triggers and rules keep still meanwhile, as TRUNCATE did not set them off either: what they would change, here or
         elsewhere, is as it was. (pg_dump makes them when the rows are in, for the same reason.)
         """
-        deferred = too_early(self._plans)
+        lifting = Lifting(
+            self._guard, self._plans, lock_seconds=self._job.config.timeouts.lock_seconds, seconds=self._seconds
+        )
+        deferred = [(table, name) for table, name in too_early(self._plans) if not lifting.holds(table.sql, name)]
         acting = [item for plan in self._plans for item in plan.table.reactions if item.would_act]
         self._switch(disable(acting), "keeping triggers still")
+        lifting.drop()
         for table, name in deferred:
             self._guard.ask(restore_queries.alter_foreign_key(table, name, deferred=True), f"deferring {name}")
         self._guard.ask(restore_queries.DEFER, "deferring constraints")
@@ -113,6 +139,7 @@ class Filling:
         self._guard.ask(restore_queries.CHECK_NOW, "checking deferred constraints", timeout=self._seconds)
         for table, name in deferred:
             self._guard.ask(restore_queries.alter_foreign_key(table, name, deferred=False), f"restoring {name}")
+        lifting.add()
         self._switch(enable(acting), "letting triggers act again")
 
     def _switch(self, statements: Sequence[str], step: str) -> None:
@@ -155,20 +182,23 @@ class Filling:
             )
         return inserted
 
-    def _load_files(self, plan: Plan, target: str, columns: Sequence[str]) -> int:
+    def _load_files(self, plan: Plan, target: str, columns: Sequence[str], merge: Merge | None = None) -> int:
+        """Load its files; of a merge only what is not there."""
         progress, label, total = self._job.progress, plan.source.label, 0
         for file in plan.source.files:
+            before = merge.new if merge else 0
             rows = load(
                 self._guard,
                 target,
                 columns,
-                file,
+                merge.only_new(file) if merge else file,
                 seconds=self._seconds,
                 on_bytes=_Meter(file, lambda rows, done=total: progress.advanced(label, done + rows)),  # type: ignore[misc]
             )
-            if rows != file.rows:
+            expected = merge.new - before if merge else file.rows
+            if rows != expected:
                 raise RestoreFailed(
-                    f"{file.name} holds {file.rows:,} rows, and {rows:,} were loaded; the target is as it was before",
+                    f"{file.name} holds {expected:,} rows, and {rows:,} were loaded; the target is as it was before",
                     "A trigger that drops rows can do this; else run `vecbak verify` on the backup.",
                 )
             total += rows
@@ -178,23 +208,32 @@ class Filling:
     def _merge(self, plan: Plan, scratch: str) -> int:
         """Load beside the table, then insert what is missing; of a kept table what differs refuses."""
         columns, step = plan.source.columns, f"merging into {plan.table.name}"
+        if not self._temporary:
+            return self._merge_here(plan)
         self._guard.change(restore_queries.scratch_table(scratch, plan.table, columns), step)
         scratch = f"pg_temp.{scratch}"
         self._load(plan, scratch)
         return self._insert_missing(plan, scratch, step)
 
+    def _merge_here(self, plan: Plan) -> int:
+        """The same without a table beside it."""
+        if not plan.source.files:
+            return 0
+        merge = Merge(plan.table, plan.source.columns, plan.source.files[0].options)
+        merge.read(self._guard, seconds=self._seconds)
+        loaded = self._load_files(plan, plan.table.sql, plan.source.columns, merge)
+        if merge.different and plan.how == "merge":
+            raise _differs(plan.table, merge.different, merge.example)
+        return loaded
+
     def _insert_missing(self, plan: Plan, scratch: str, step: str) -> int:
         columns = plan.source.columns
-        if plan.how == "merge" and plan.table.primary_key:
+        if plan.how == "merge" and plan.table.key_among(columns):
             found = self._guard.query(
                 restore_queries.conflicts(scratch, plan.table, columns), step, timeout=self._seconds
             )
             if found["count"]:
-                raise Refused(
-                    f"{plan.table.name} holds {found['count']:,} rows with the key of a row in the backup and another content"
-                    f" (the first: {found['key']}); the target is as it was before",
-                    "Use --mode replace to have them as in the backup, or --mode skip-existing to keep them as they are.",
-                )
+                raise _differs(plan.table, found["count"], found["key"])
         # PostgreSQL has no ON CONFLICT for what is checked later
         checked_now = not any(item.deferrable and item.kind != "f" for item in plan.table.constraints)
         skip = plan.how == "skip" and checked_now
@@ -205,7 +244,7 @@ class Filling:
         """Build what was dropped, or of a new table all that it had."""
         definition = plan.source.definition
         if not plan.new or definition is None:
-            for index in plan.rebuild:
+            for index in self._dropped[plan.source.label]:
                 self._build(plan, plan.table, index, plan.table.schema)
             return
         for constraint in definition.constraints:
@@ -269,6 +308,14 @@ class Filling:
                     " nobody but the owner a row until you have made policies.",
                     output=error.output,
                 ) from None
+
+
+def _differs(table: Table, rows: int, example: str) -> Refused:
+    return Refused(
+        f"{table.name} holds {rows:,} rows with the key of a row in the backup and another content"
+        f" (the first: {example}); the target is as it was before",
+        "Use --mode replace to have them as in the backup, or --mode skip-existing to keep them as they are.",
+    )
 
 
 class _Meter:

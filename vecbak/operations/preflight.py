@@ -16,7 +16,7 @@ from vecbak.config import Backup
 from vecbak.errors import Refused
 from vecbak.operations.exporting import outside_compression
 from vecbak.operations.job import Job
-from vecbak.postgres.catalog import Facts, Server, Table
+from vecbak.postgres.catalog import Facts, Reaction, Server, Table
 from vecbak.postgres.catalog import Sequence as TableSequence
 from vecbak.postgres.names import has_control_characters, quote_identifier
 from vecbak.postgres.programs import Installation
@@ -30,6 +30,7 @@ _KINDS = {
     "c": "a composite type",
     "i": "an index",
 }
+_ALWAYS = {"A": "ALWAYS ", "R": "REPLICA "}
 
 
 def check_tables(facts: Facts, truncated: Sequence[Table], *, allow_replicated_truncate: bool) -> list[str]:
@@ -45,7 +46,7 @@ def check_tables(facts: Facts, truncated: Sequence[Table], *, allow_replicated_t
     Raises:
         Refused: the first thing that stands in the way.
     """
-    oids = {table.oid for table in truncated}
+    oids = emptied_together(truncated)
     check_readable(facts)
     if truncated:
         _raise_first(standby_problems(facts.server))
@@ -55,10 +56,15 @@ def check_tables(facts: Facts, truncated: Sequence[Table], *, allow_replicated_t
         warning
         for table in facts.tables
         for warning in (
-            *table_warnings(table, truncated=table.oid in oids),
+            *table_warnings(table),
             *sequence_warnings(table, facts.server.user, emptied=table.oid in oids),
         )
     ]
+
+
+def emptied_together(tables: Iterable[Table]) -> set[int]:
+    """The oids of all that a TRUNCATE of these tables empties, their partitions included."""
+    return {oid for table in tables for oid in table.relations}
 
 
 def check_readable(facts: Facts) -> None:
@@ -69,6 +75,19 @@ def check_readable(facts: Facts) -> None:
     """
     for table in facts.tables:
         _raise_first(reading_problems(table, facts.server.user))
+    _raise_first(overlap_problems(facts.tables))
+
+
+def overlap_problems(tables: Sequence[Table]) -> Iterator[Refused]:
+    """Tables of which one is a part of another: their rows would be saved, and restored, twice."""
+    names = {table.oid: table.name for table in tables}
+    for table in tables:
+        for oid in table.ancestors:
+            if oid in names:
+                yield Refused(
+                    f"{table.name} is a partition of {names[oid]}, and both are named: its rows would be there twice",
+                    f"Take {table.name} out of vector_tables: {names[oid]} holds its rows.",
+                )
 
 
 def _raise_first(problems: Iterable[Refused]) -> None:
@@ -156,8 +175,11 @@ def truncating_problems(
         keys = ", ".join(f"{key.name} of {key.table}" for key in outside)
         yield Refused(
             f"{table.name} cannot be truncated: a foreign key points at it ({keys})",
-            f"Put {outside[0].table} into supported_tables and truncate_tables too, or drop the foreign key; vecbak never uses CASCADE.",
+            f"Name {outside[0].table} in vector_tables instead of its partition, or drop the foreign key; vecbak never uses CASCADE."
+            if outside[0].table_oid in table.ancestors
+            else f"Put {outside[0].table} into supported_tables and truncate_tables too, or drop the foreign key; vecbak never uses CASCADE.",
         )
+    yield from _acting_problems(table, [item for item in table.reactions if item.on_truncate and item.acts], "TRUNCATE")
     if table.publications and not allow_replicated_truncate:
         yield Refused(
             f"a TRUNCATE of {table.name} would be replicated to subscribers (publication {', '.join(table.publications)})",
@@ -183,12 +205,31 @@ def deleting_problems(table: Table, user: str) -> Iterator[Refused]:
             f"rows of {table.name} cannot be deleted: a foreign key points at it ({keys}), and could take rows along that nobody backed up",
             "Drop the foreign key, or truncate whole tables (without --collection).",
         )
-    if table.delete_triggers or table.delete_rules:
-        names = ", ".join((*table.delete_triggers, *table.delete_rules))
-        yield Refused(
-            f"{table.name} has a trigger or rule on DELETE ({names}), which could change more than was backed up",
-            f"ALTER TABLE {table.sql} DISABLE TRIGGER (or RULE) … while vecbak works, or truncate whole tables.",
+    # of the rules only those of the table that is named count
+    acting = [
+        item
+        for item in table.reactions
+        if item.on_delete and item.acts and (item.kind == "TRIGGER" or item.place == table.sql)
+    ]
+    yield from _acting_problems(table, acting, "DELETE")
+
+
+def _acting_problems(table: Table, acting: Sequence[Reaction], event: str) -> Iterator[Refused]:
+    """What a statement would set off, on the table or on one of its partitions."""
+    if acting:
+        names = ", ".join(item.name if item.place == table.sql else f"{item.name} on {item.table}" for item in acting)
+        off = " ".join(f"ALTER TABLE {item.place} DISABLE {_quoted(item)};" for item in acting)
+        on = " ".join(
+            f"ALTER TABLE {item.place} ENABLE {_ALWAYS.get(item.state, '')}{_quoted(item)};" for item in acting
         )
+        yield Refused(
+            f"{table.name} has a trigger or rule on {event} ({names}), which could change more than was backed up",
+            f"Switch it off while vecbak works: {off} And on again: {on}",
+        )
+
+
+def _quoted(item: Reaction) -> str:
+    return f"{item.kind} {quote_identifier(item.name)}"
 
 
 def check_deletable(tables: Sequence[Table], server: Server) -> list[str]:
@@ -207,18 +248,16 @@ def check_deletable(tables: Sequence[Table], server: Server) -> list[str]:
         warning
         for table in tables
         for warning in (
-            *table_warnings(table, truncated=False),
+            *table_warnings(table),
             *sequence_warnings(table, server.user, emptied=True),
         )
     ]
 
 
-def table_warnings(table: Table, *, truncated: bool) -> Iterator[str]:
+def table_warnings(table: Table) -> Iterator[str]:
     """What is worth knowing of a table, and stands in nobody's way."""
     if table.children:
         yield f"{table.name} has inheritance children ({', '.join(table.children)}); their rows are not in this backup"
-    if truncated and table.truncate_triggers:
-        yield f"TRUNCATE of {table.name} fires the trigger {', '.join(table.truncate_triggers)}"
 
 
 def sequence_warnings(table: Table, user: str, *, emptied: bool) -> Iterator[str]:

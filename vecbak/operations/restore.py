@@ -41,6 +41,7 @@ from vecbak.operations.copying import explain
 from vecbak.operations.creating import Creation, check_roles, what_is_not_made
 from vecbak.operations.filling import Filling
 from vecbak.operations.job import Job
+from vecbak.operations.lifting import check_lifted, lifted
 from vecbak.operations.locking import begin, looking
 from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pruned, open_log
 from vecbak.operations.sequences import check_movable
@@ -50,7 +51,7 @@ from vecbak.postgres.catalog import Server, Table
 from vecbak.postgres.commit_mark import Before, CommitMark, mark_before, mark_commit, sample_rows
 from vecbak.postgres.definitions import relocate
 from vecbak.postgres.guard import Guard
-from vecbak.postgres.names import TableName
+from vecbak.postgres.names import TableName, quote_identifier
 from vecbak.postgres.programs import Installation, pg_dump_installation
 from vecbak.postgres.session import SessionFailed
 from vecbak.results import RestoreResult, TableRestore, TableTruncate
@@ -224,7 +225,8 @@ class RestoreRun:
                 "Use --create to make it as it was, or check the database, --into-schema and vector_tables.",
             )
         for name in sorted(set(names) - set(missing), key=TableName.lock_order):
-            guard.lock(name, "SHARE ROW EXCLUSIVE", timeout=timeouts.lock_seconds)
+            mode = guard.ask_json(restore_queries.strongest_lock(name), f"looking for the privileges on {name}")
+            guard.lock(name, mode, timeout=timeouts.lock_seconds)
         self._made = ClosedToOthers(guard)
         self._create(guard, server, missing, self._made)
         oids = guard.resolve(names)
@@ -232,6 +234,8 @@ class RestoreRun:
         made = [oid for name, oid in zip(names, oids, strict=True) if name in missing]
         self._before = mark_before(guard.ask_json, oids, "looking at the tables", made=made)
         facts = guard.facts(oids)
+        for problem in preflight.overlap_problems(facts.tables):
+            raise problem
         pairs = list(zip(self.source.tables, facts.tables, strict=True))
         for warning in self._made.close([pair for pair in pairs if pair[0].target in missing]):
             self._warn(warning)
@@ -259,13 +263,26 @@ class RestoreRun:
         return plans
 
     def _judge_plans(self, server: Server) -> None:
-        emptied = {plan.table.oid for plan in self._plans if plan.empty}
+        emptied = preflight.emptied_together(plan.table for plan in self._plans if plan.empty)
+        if not server.temporary:
+            self._check_no_scratch(server)
         for plan in self._plans:
             check_movable(plan, server.user)
+            check_lifted(plan, server)
             if plan.empty:
                 preflight.check_truncatable(plan.table, emptied, server.user, self.job.config.allow_replicated_truncate)
             for warning in [*targets.warn_of_new_columns(plan.source, plan.table), *targets.live_indexes(plan)]:
                 self._warn(warning)
+
+    def _check_no_scratch(self, server: Server) -> None:
+        """Whole tables need no table beside them; what else there is to restore does."""
+        handwritten = any(plan.how != "load" and plan.source.definition is None for plan in self._plans)
+        if self._scope or handwritten or any(plan.source.migration for plan in self._plans):
+            raise Refused(
+                f"the role {server.user} may not make temporary tables, by way of which these rows are restored",
+                f"Let the owner of the database run: GRANT TEMPORARY ON DATABASE {quote_identifier(server.database)} TO"
+                f" {quote_identifier(server.user)}",
+            )
 
     def _warn(self, text: str) -> None:
         log.warning(text)
@@ -323,7 +340,11 @@ class RestoreRun:
     def _fill(self, guard: Guard, safety: VerifiedBackup | None) -> None:
         config = self.job.config
         seconds = config.timeouts.truncate_seconds
-        exclusive = [plan.table for plan in self._plans if (plan.empty or plan.rebuild) and not plan.new]
+        held = [plan for plan in self._plans if plan.empty or plan.rebuild or lifted(plan)]
+        pointed_at = {demand.references for plan in self._plans for demand in lifted(plan)}
+        exclusive = [
+            plan.table for plan in self._plans if not plan.new and (plan in held or plan.table.relations & pointed_at)
+        ]
         if exclusive:
             log.info("from here on readers of %s wait until the end", ", ".join(table.name for table in exclusive))
             guard.lock_exclusively(exclusive, seconds=seconds, on_wait=lambda: log.info("waiting for readers to end"))

@@ -212,12 +212,13 @@ def check_target(table: Table, user: str) -> None:
             f"row-level security of {table.name} applies to the role {user}",
             f"Use its owner {table.owner}, or a role with BYPASSRLS: ALTER ROLE {user} BYPASSRLS",
         )
-    acting = [item.name for item in table.reactions if item.would_act]
-    if acting and not table.can_alter:
+    acting = [item for item in table.reactions if item.would_act and not item.owned]
+    if acting:
+        names = ", ".join(item.name for item in acting)
         raise Refused(
-            f"triggers or rules of {table.name} ({', '.join(acting)}) could change the rows while they are loaded, and the role"
+            f"triggers or rules of {table.name} ({names}) could change the rows while they are loaded, and the role"
             f" {user} may not keep them still",
-            f"Restore as its owner {table.owner}, or let the owner disable them meanwhile: ALTER TABLE {table.sql} DISABLE"
+            f"Restore as its owner {acting[0].owner}, or let the owner disable them meanwhile: ALTER TABLE {acting[0].place} DISABLE"
             " TRIGGER …",
         )
 
@@ -267,7 +268,7 @@ def is_kept(table: SourceTable, tables: VectorTables) -> bool:
 
 def rebuilt_indexes(table: Table) -> tuple[Index, ...]:
     """The indexes that are cheaper to build again than to fill row by row, and that may be dropped."""
-    if table.is_partition or table.kind != "r" or not table.is_owner:
+    if table.is_partition or table.kind != "r" or not (table.is_owner and table.can_create):
         return ()
     return tuple(
         index for index in table.indexes if index.method in REBUILT_METHODS and index.valid and index.constraint is None
@@ -285,8 +286,10 @@ def in_load_order(plans: Sequence[Plan]) -> list[Plan]:
     """Tables that others point at come first; what points in a circle keeps its order."""
     waiting, ordered = list(plans), []
     while waiting:
-        oids = {plan.table.oid for plan in waiting}
-        ready = [plan for plan in waiting if not (set(plan.table.references) - {plan.table.oid}) & oids] or waiting[:1]
+        oids = {oid for plan in waiting for oid in plan.table.relations}
+        ready = [plan for plan in waiting if not (set(plan.table.references) - plan.table.relations) & oids] or waiting[
+            :1
+        ]
         ordered += ready
         waiting = [plan for plan in waiting if plan not in ready]
     return ordered
@@ -298,18 +301,41 @@ def too_early(plans: Sequence[Plan]) -> list[tuple[Table, str]]:
     Args:
         plans: in the order in which they are loaded.
     """
-    position = {plan.table.oid: number for number, plan in enumerate(plans)}
+    position = {oid: number for number, plan in enumerate(plans) for oid in plan.table.relations}
     return [
-        (plan.table, constraint.name)
+        (table, name)
         for number, plan in enumerate(plans)
-        for constraint in plan.table.constraints
-        if constraint.references is not None
-        and not constraint.deferrable
-        and plan.table.is_owner
-        and (
-            position.get(constraint.references, -1) > number
-            or (constraint.references == plan.table.oid and len(plan.source.files) > 1)
-        )
+        for table, name, references in _keys_that_may_wait(plan.table)
+        if position.get(references, -1) > number or (references in plan.table.relations and len(plan.source.files) > 1)
+    ]
+
+
+def _keys_that_may_wait(table: Table) -> Iterable[tuple[Table, str, int]]:
+    """Foreign keys that are checked at the end of each statement, and that we may tell to wait: table, name, what it points at."""
+    for constraint in table.constraints:
+        if constraint.references is not None and not constraint.deferrable and table.is_owner:
+            yield table, constraint.name, constraint.references
+    for demand in table.demands:
+        on_partition = (demand.schema, demand.table) != (table.schema, table.name)
+        if demand.references is not None and not demand.deferrable and demand.owned and on_partition:
+            yield (
+                msgspec.structs.replace(table, schema=demand.schema, name=demand.table),
+                demand.name,
+                demand.references,
+            )
+
+
+def cannot_wait(table: Table, together: Iterable[Table]) -> list[str]:
+    """Foreign keys that may have to wait for rows while these tables are loaded, and that we may not tell to."""
+    around = set(table.relations)
+    others = [other for other in together if other.oid != table.oid]
+    while back := [other for other in others if around & set(other.references)]:
+        around |= {oid for other in back for oid in other.relations}
+        others = [other for other in others if other not in back]
+    return [
+        demand.name
+        for demand in table.demands
+        if demand.references in around and not demand.deferrable and not demand.owned
     ]
 
 

@@ -5,7 +5,7 @@ Catalogs: https://www.postgresql.org/docs/current/catalogs.html.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -139,7 +139,7 @@ class Sequence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForeignKey(msgspec.Struct, frozen=True, kw_only=True):
-    """A foreign key of another table onto this one."""
+    """A foreign key onto a table, onto one that it is a partition of, or onto one of its partitions."""
 
     name: str
     table_oid: int
@@ -207,7 +207,9 @@ class Reaction(msgspec.Struct, frozen=True, kw_only=True):
         kind: TRIGGER or RULE.
         schema, table: that it is on: the table, or one of its partitions.
         state: pg_trigger.tgenabled, pg_rewrite.ev_enabled: O, A (always), R (in replicas alone) or D (disabled).
-        on_load: whether an INSERT or UPDATE sets it off.
+        on_load, on_delete, on_truncate: whether an INSERT or UPDATE, a DELETE, a TRUNCATE sets it off.
+        fires: whether it does in a session like ours, which session_replication_role has a say in; None: not told.
+        owner, owned: who may keep it still; whether we may.
     """
 
     kind: str
@@ -216,11 +218,76 @@ class Reaction(msgspec.Struct, frozen=True, kw_only=True):
     table: str
     state: str
     on_load: bool
+    on_delete: bool = False
+    on_truncate: bool = False
+    fires: bool | None = None
+    owner: str = ""
+    owned: bool = True
+
+    @property
+    def acts(self) -> bool:
+        """Whether it is set off at all."""
+        return self.state in {"O", "A"} if self.fires is None else self.fires
 
     @property
     def would_act(self) -> bool:
         """Whether it could change rows while they are loaded, or something else because of them."""
-        return self.on_load and self.state in {"O", "A"}
+        return self.on_load and self.acts
+
+    @property
+    def place(self) -> str:
+        """Its table, qualified and quoted."""
+        return quote_name(self.schema, self.table)
+
+
+class Twin(msgspec.Struct, frozen=True, kw_only=True):
+    """A constraint's copy on a partition, where it differs: `validated` though the whole is not, or with a comment."""
+
+    schema: str
+    table: str
+    validated: bool
+    comment: str | None
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of every row that comes, and may not hold for those that are there.
+
+    Attributes:
+        kind: pg_constraint.contype of a table's constraint (c, f, n); d for a domain's; t for a type that may not read what
+            it wrote, as it names objects (regclass), or nothing at all (pg_node_tree).
+        schema, table: that it is on, the table or one of its partitions; of a domain, the domain.
+        name: of the constraint; of a type, the column.
+        definition: pg_get_constraintdef's; of a type, the type.
+        validated: whether PostgreSQL once looked at every row.
+        inherited: from a table that this one is a part of, where alone it can be dropped.
+        owner, owned: who may drop it and add it again; whether we may.
+        columns: those that a domain's is about.
+        references: the table that a foreign key points at: oid, and name, qualified and quoted.
+        twins: on partitions.
+        rows: that do not meet it; None: nobody counted.
+    """
+
+    kind: str
+    schema: str
+    table: str
+    name: str
+    definition: str
+    validated: bool
+    inherited: bool
+    owner: str
+    owned: bool
+    comment: str | None = None
+    columns: tuple[str, ...] = ()
+    references: int | None = None
+    referenced: str | None = None
+    deferrable: bool = False
+    twins: tuple[Twin, ...] = ()
+    rows: int | None = None
+
+    @property
+    def place(self) -> str:
+        """Its table or domain, qualified and quoted."""
+        return quote_name(self.schema, self.table)
 
 
 class Partition(msgspec.Struct, frozen=True, kw_only=True):
@@ -267,11 +334,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         children: tables that inherit from it.
         foreign_partitions: partitions on other servers, whose rows no lock of ours protects.
         publications: those that carry a TRUNCATE of it to subscribers.
-        truncate_triggers: enabled triggers that a TRUNCATE of it fires.
-        is_owner: whether we may drop and build its indexes.
-        references: oids of the tables that its foreign keys point at.
-        delete_triggers: enabled triggers that a DELETE from it fires.
-        delete_rules: rules that rewrite a DELETE from it.
+        truncate_triggers: for the record; `reactions` tells more.
+        is_owner: whether we may drop its indexes, and change its foreign keys.
+        can_create: whether we may build indexes in its schema.
+        references: oids of the tables that its foreign keys, or those of its partitions, point at.
         can_alter: whether we may disable its triggers.
         types: that its columns are made of; what one is made of comes before it.
         protection: by row-level security, whether it applies to us or not.
@@ -281,6 +347,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         partitions: all of them; what they are partitions of comes before them.
         persistence: pg_class.relpersistence.
         options: storage parameters, `name=value`.
+        ancestors: oids of the tables that it is a partition of.
+        demands: what its rows may not meet.
+        unfit_indexes: of it and its partitions, those that PostgreSQL could not build: it begins to use them once the table is
+            emptied, and the rows may not fit in.
         condition: SQL that says which of its rows are meant; empty for all of them. What holds for some rows must never
             be done to all: nothing may TRUNCATE a table that has one.
     """
@@ -310,12 +380,11 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     foreign_partitions: tuple[str, ...] = ()
     can_insert: bool = True
     is_owner: bool = True
+    can_create: bool = True
     is_partition: bool = False
     references: tuple[int, ...] = ()
     primary_key: tuple[str, ...] = ()
     can_delete: bool = True
-    delete_triggers: tuple[str, ...] = ()
-    delete_rules: tuple[str, ...] = ()
     can_alter: bool = True
     types: tuple[UserType, ...] = ()
     protection: Protection = Protection()
@@ -327,7 +396,15 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     persistence: str = "p"
     tablespace: str | None = None
     options: tuple[str, ...] = ()
+    ancestors: tuple[int, ...] = ()
+    demands: tuple[Demand, ...] = ()
+    unfit_indexes: tuple[str, ...] = ()
     condition: str = ""
+
+    @property
+    def relations(self) -> frozenset[int]:
+        """Oids of all that a TRUNCATE of it empties: itself and its partitions."""
+        return frozenset({self.oid, *(partition.oid for partition in self.partitions)})
 
     @property
     def sql(self) -> str:
@@ -363,6 +440,10 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         """The columns that can be loaded again: all but the generated ones."""
         return tuple(column.name for column in self.columns if not column.generated)
 
+    def key_among(self, columns: Collection[str]) -> tuple[str, ...]:
+        """Its primary key, if these columns hold all of it (a generated column, or one that came later, may be part of it)."""
+        return self.primary_key if set(self.primary_key) <= set(columns) else ()
+
     @property
     def column_list(self) -> str:
         """The copied columns, quoted, for SELECT and COPY."""
@@ -380,6 +461,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         system_identifier: of the cluster and all its copies; None where the server does not tell.
         timeline: on which its WAL is written, or of its last checkpoint while it recovers.
         database_oid: of the database.
+        temporary: whether we may make temporary tables.
+        event_triggers: that are set off by what is done to tables, indexes and constraints.
     """
 
     database: str
@@ -410,6 +493,9 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         """The same for machines."""
         fields = ("address", "port", "version", "in_recovery", "system_identifier", "timeline", "database_oid")
         return {field: getattr(self, field) for field in fields}
+
+    temporary: bool = True
+    event_triggers: tuple[str, ...] = ()
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,8 @@ Catalogs: https://www.postgresql.org/docs/current/catalogs.html.
 
 from __future__ import annotations
 
+from vecbak.postgres.tree_query import ANCESTORS, DEMANDS, FOREIGN_KEYS, REACTIONS, REFERENCES, UNFIT_INDEXES
+
 
 def facts_query(oids: list[int]) -> str:
     """One JSON document with everything about these tables (https://www.postgresql.org/docs/current/catalogs.html)."""
@@ -19,7 +21,10 @@ SELECT json_build_object(
     'in_recovery', pg_is_in_recovery(), 'encoding', current_setting('server_encoding'),
     'extensions', (SELECT json_object_agg(extname, extversion ORDER BY extname) FROM pg_catalog.pg_extension),
     'extension_schemas', (SELECT json_object_agg(extname, extnamespace::regnamespace::text) FROM pg_catalog.pg_extension),
-    'tablespaces', (SELECT json_agg(spcname ORDER BY spcname) FROM pg_catalog.pg_tablespace)),
+    'tablespaces', (SELECT json_agg(spcname ORDER BY spcname) FROM pg_catalog.pg_tablespace),
+    'temporary', has_database_privilege(current_database(), 'TEMPORARY'),
+    'event_triggers', (SELECT coalesce(json_agg(evtname ORDER BY evtname), '[]') FROM pg_catalog.pg_event_trigger WHERE evtenabled IN ('O', 'A')
+      AND evtevent <> 'login')),
   'tables', (SELECT coalesce(json_agg({_TABLE} ORDER BY wanted.position), '[]')
     FROM unnest({array}) WITH ORDINALITY AS wanted(oid, position)
     JOIN pg_catalog.pg_class c ON c.oid = wanted.oid
@@ -125,16 +130,6 @@ _FOREIGN_PARTITIONS = _list(
     "pg_catalog.pg_partition_tree(c.oid) p JOIN pg_catalog.pg_class k ON k.oid = p.relid WHERE k.relkind = 'f'",
     "p.relid",
 )
-_FOREIGN_KEYS = _list(
-    "json_build_object('name', k.conname, 'table_oid', k.conrelid::bigint, 'table', k.conrelid::regclass::text)",
-    "pg_catalog.pg_constraint k WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0",
-    "k.oid",
-)
-_REFERENCES = _list(
-    "DISTINCT k.confrelid::bigint",
-    "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f'",
-    "k.confrelid::bigint",
-)
 _PRIMARY_KEY = _list(
     "a.attname",
     """pg_catalog.pg_constraint k, unnest(k.conkey) WITH ORDINALITY AS key(number, position), pg_catalog.pg_attribute a
@@ -155,17 +150,6 @@ _TRUNCATE_TRIGGERS = _list(
     "pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled <> 'D' AND (t.tgtype & 32) <> 0",
     "t.tgname",
 )
-_DELETE_TRIGGERS = _list(
-    "DISTINCT t.tgname",
-    """pg_catalog.pg_trigger t WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND (t.tgtype & 8) <> 0
-        AND (t.tgrelid = c.oid OR t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))""",
-    "t.tgname",
-)
-_DELETE_RULES = _list(
-    "r.rulename",
-    "pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type = '4' AND r.ev_enabled <> 'D'",
-    "r.rulename",
-)
 # A type's binary form is not safe elsewhere if it has none, if it holds oids (reg*, and the element types that arrays and
 # rows of types from outside PostgreSQL carry), or if it is tsvector, whose order depends on the server's own sorting.
 _BINARY_OBSTACLES = """(
@@ -182,8 +166,11 @@ _BINARY_OBSTACLES = """(
           WHERE t.typsend = 0 OR t.typreceive = 0 OR t.oid = 'pg_catalog.tsvector'::regtype
              OR (t.typnamespace = 'pg_catalog'::regnamespace AND t.typname LIKE 'reg%')
              OR (inner_types.nested AND t.oid >= 16384))"""
+# PostgreSQL 18 has NOT NULL that holds for new rows alone
+_NOT_NULL = """a.attnotnull AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k
+          WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated)"""
 _COLUMNS = _list(
-    f"""json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'not_null', a.attnotnull,
+    f"""json_build_object('name', a.attname, 'type', format_type(a.atttypid, a.atttypmod), 'not_null', {_NOT_NULL},
         'default', pg_get_expr(d.adbin, d.adrelid), 'generated', a.attgenerated, 'identity', a.attidentity,
         'collation', (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_catalog.pg_collation co
           JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
@@ -199,7 +186,7 @@ _COLUMNS = _list(
 _CONSTRAINTS = _list(
     """json_build_object('name', k.conname, 'kind', k.contype, 'definition', pg_get_constraintdef(k.oid),
         'deferrable', k.condeferrable, 'references', nullif(k.confrelid, 0)::bigint)""",
-    "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype IN ('p', 'u', 'f', 'c', 'x')",
+    "pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND (k.contype IN ('p', 'u', 'f', 'c', 'x') OR (k.contype = 'n' AND NOT k.convalidated))",
     "k.conname",
 )
 # what a column's default leads to: by its own expression, by that of its type (a domain), or through functions whose
@@ -276,15 +263,6 @@ _TYPES = (
           WHERE tn.nspname NOT IN ('pg_catalog', 'information_schema') AND e.extname IS DISTINCT FROM 'vector'
             AND NOT (t.typelem <> 0 AND t.typlen = -1 AND t.typcategory = 'A'))"""
 )
-_REACTIONS = """(
-        SELECT coalesce(json_agg(json_build_object('kind', r.kind, 'name', r.name, 'schema', rn.nspname, 'table', rc.relname,
-          'state', r.state, 'on_load', r.on_load) ORDER BY r.relation, r.kind, r.name), '[]')
-        FROM (
-          SELECT 'TRIGGER' AS kind, tgname AS name, tgrelid AS relation, tgenabled AS state, (tgtype & 20) <> 0 AS on_load
-          FROM pg_catalog.pg_trigger WHERE NOT tgisinternal
-          UNION ALL SELECT 'RULE', rulename, ev_class, ev_enabled, ev_type IN ('2', '3') FROM pg_catalog.pg_rewrite) AS r
-        JOIN pg_catalog.pg_class rc ON rc.oid = r.relation JOIN pg_catalog.pg_namespace rn ON rn.oid = rc.relnamespace
-        WHERE r.relation = c.oid OR r.relation IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))"""
 _GRANTEES = """ARRAY(
         SELECT DISTINCT CASE acl.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(acl.grantee)::text END
         FROM aclexplode(c.relacl) acl WHERE acl.grantee <> c.relowner ORDER BY 1)"""
@@ -314,13 +292,14 @@ _TABLE = f"""json_build_object(
     'oid', c.oid::bigint, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
     {_storage("c")}, 'owner', pg_get_userbyid(c.relowner),
     'comment', obj_description(c.oid, 'pg_class'), 'can_select', has_table_privilege(c.oid, 'SELECT'),
-    'can_insert', has_table_privilege(c.oid, 'INSERT'), 'is_owner', pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE'),
-    'is_partition', c.relispartition, 'references', {_REFERENCES}, 'primary_key', {_PRIMARY_KEY},
+    'can_insert', has_table_privilege(c.oid, 'INSERT'), 'is_owner', pg_has_role(c.relowner, 'USAGE'), 'can_create', has_schema_privilege(n.oid, 'CREATE'),
+    'is_partition', c.relispartition, 'references', {REFERENCES}, 'primary_key', {_PRIMARY_KEY},
     'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
     'estimated_rows', c.reltuples::bigint, 'total_bytes', {_size("pg_total_relation_size")}, 'table_bytes', {_size("pg_table_size")},
-    'can_alter', pg_has_role(c.relowner, 'USAGE'), 'types', {_TYPES}, 'protection', {_protection("c")}, 'reactions', {_REACTIONS},
+    'can_alter', pg_has_role(c.relowner, 'USAGE'), 'types', {_TYPES}, 'protection', {_protection("c")}, 'reactions', {REACTIONS},
     'grantees', {_GRANTEES}, 'access', {_relation_access("c", "n")}, 'partition_by', pg_get_partkeydef(c.oid), 'partitions', {_PARTITIONS},
-    'children', {_CHILDREN}, 'foreign_partitions', {_FOREIGN_PARTITIONS}, 'foreign_keys', {_FOREIGN_KEYS}, 'publications', {_PUBLICATIONS},
+    'children', {_CHILDREN}, 'foreign_partitions', {_FOREIGN_PARTITIONS}, 'foreign_keys', {FOREIGN_KEYS}, 'publications', {_PUBLICATIONS},
     'truncate_triggers', {_TRUNCATE_TRIGGERS}, 'can_delete', has_table_privilege(c.oid, 'DELETE'),
-    'delete_triggers', {_DELETE_TRIGGERS}, 'delete_rules', {_DELETE_RULES}, 'columns', {_COLUMNS}, 'constraints', {_CONSTRAINTS},
-    'indexes', {_indexes("c")}, 'sequences', {_SEQUENCES})"""
+    'columns', {_COLUMNS}, 'constraints', {_CONSTRAINTS},
+    'indexes', {_indexes("c")}, 'sequences', {_SEQUENCES},
+    'ancestors', {ANCESTORS}, 'demands', {DEMANDS}, 'unfit_indexes', {UNFIT_INDEXES})"""

@@ -61,9 +61,17 @@ FROM {table.source} WHERE ({table.condition or "true"}) IS NOT TRUE;
 
 
 def after_delete(table: Table) -> str:
-    """What must hold before COMMIT: the rows left of those that were meant; and our transaction's id."""
+    """What must hold before COMMIT: the rows left of those that were meant, and partitions that our snapshot does not have.
+
+    What our lock lets in: one attached since then, of which preflight knows no key and no trigger. The functions of partitions
+    see what is there now, a SELECT from the catalogs what our snapshot shows. Also our transaction's id.
+    """
     return f"""
-SELECT json_build_object('rows', (SELECT count(*) FROM {table.source}{table.where}), 'xid', pg_current_xact_id()::text);
+WITH RECURSIVE known(id) AS (SELECT {table.oid}::pg_catalog.oid
+  UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i JOIN known ON known.id = i.inhparent)
+SELECT json_build_object('rows', (SELECT count(*) FROM {table.source}{table.where}), 'xid', pg_current_xact_id()::text,
+  'attached', (SELECT coalesce(json_agg(now.relid::regclass::text), '[]') FROM pg_catalog.pg_partition_tree({table.oid}) AS now
+    WHERE now.relid NOT IN (SELECT known.id FROM known)));
 """
 
 

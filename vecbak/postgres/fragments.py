@@ -86,6 +86,7 @@ CONSTRAINTS_BY_KIND = {
         ("f", "CONSTR_FOREIGN", "FOREIGN KEY (a) REFERENCES b(c)"),
         ("c", "CONSTR_CHECK", "CHECK (a)"),
         ("x", "CONSTR_EXCLUSION", "EXCLUDE USING gist (a WITH =)"),
+        ("n", "CONSTR_NOTNULL", "NOT NULL a"),
     )
 }
 

@@ -284,6 +284,14 @@ class Guard:
         request = f"{untrusted.AS_JUDGED}\n{untrusted.telling(untrusted.query(statement))}"
         return untrusted.rows_told(self.ask(request, step, timeout=timeout).text)
 
+    def copy_out(self, request: str, take: Callable[[memoryview], None], step: str, *, timeout: float) -> int:
+        r"""Run a `\copy … to pstdout` and hand on what it writes; its rows.
+
+        Raises:
+            SessionFailed: it failed, and with it the transaction.
+        """
+        return self._session.copy_out(request, take, timeout=timeout, step=step)
+
     def commit(self) -> None:
         """COMMIT.
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from vecbak.postgres.catalog import Policy, Protection, Reaction, Table
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 
+_STATES = {"A": "ALWAYS ", "R": "REPLICA "}
+
 
 def protect(schema: str, name: str, protection: Protection, *, policies: bool) -> Iterator[str]:
     """Statements that protect a table as another was.
@@ -46,8 +48,7 @@ def disable(reactions: Sequence[Reaction]) -> list[str]:
 def enable(reactions: Sequence[Reaction]) -> list[str]:
     """Let them act as before."""
     return [
-        f"ALTER TABLE ONLY {_table(item)} ENABLE {'ALWAYS ' if item.state == 'A' else ''}{_reaction(item)};"
-        for item in reactions
+        f"ALTER TABLE ONLY {_table(item)} ENABLE {_STATES.get(item.state, '')}{_reaction(item)};" for item in reactions
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from vecbak.postgres.catalog import Index, Position, Table
 from vecbak.postgres.catalog import Sequence as OwnedSequence
-from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
+from vecbak.postgres.names import TableName, quote_identifier, quote_literal, quote_name
 from vecbak.postgres.queries import attempt, milliseconds
 
 
@@ -32,6 +32,18 @@ def copy_out(source: str, columns: Sequence[str], file: str, options: str) -> st
     names = ", ".join(quote_identifier(name) for name in columns)
     quoted = file.replace("'", "''")
     return f"\\copy (SELECT {names} FROM ONLY {source}) to '{quoted}' with ({options})"
+
+
+def strongest_lock(table: TableName) -> str:
+    """The lock that keeps other writers out, if we may take it; with INSERT alone one may not (src/backend/commands/lockcmds.c).
+
+    Without it a row that comes between makes the counts disagree, and the restore fail.
+    """
+    return f"""
+SELECT pg_catalog.to_json(CASE WHEN pg_catalog.has_table_privilege(pg_catalog.to_regclass({quote_literal(table.sql)})::pg_catalog.oid,
+    'UPDATE, DELETE, TRUNCATE')
+  THEN 'SHARE ROW EXCLUSIVE' ELSE 'ROW EXCLUSIVE' END);
+"""
 
 
 def lock_exclusively(tables: Sequence[Table], lock_seconds: float) -> str:
@@ -77,10 +89,11 @@ def scratch_table(name: str, table: Table, columns: Sequence[str]) -> str:
 
 def conflicts(scratch: str, table: Table, columns: Sequence[str]) -> str:
     """Rows that stand in the table under the same key and with another content: their number, and one of the keys."""
-    key = ", ".join(f"s.{quote_identifier(name)}" for name in table.primary_key)
+    names = table.key_among(columns)
+    key = ", ".join(f"s.{quote_identifier(name)}" for name in names)
     return f"""
 SELECT json_build_object('count', count(*), 'key', min(ROW({key})::text))
-FROM {scratch} s JOIN {table.source} t ON {_same_key(table)}
+FROM {scratch} s JOIN {table.source} t ON {_same_key(names)}
 WHERE ROW({_listed("s", columns)})::text IS DISTINCT FROM ROW({_listed("t", columns)})::text;
 """
 
@@ -91,8 +104,8 @@ def insert_missing(scratch: str, table: Table, columns: Sequence[str], *, skip_c
     Args:
         skip_conflicts: leave out rows that break another unique constraint too.
     """
-    if table.primary_key:
-        missing = f"{scratch} s WHERE NOT EXISTS (SELECT FROM {table.source} t WHERE {_same_key(table)})"
+    if key := table.key_among(columns):
+        missing = f"{scratch} s WHERE NOT EXISTS (SELECT FROM {table.source} t WHERE {_same_key(key)})"
     else:
         ours, theirs = (f"ROW({_listed(alias, columns)})::text" for alias in "rt")
         missing = f"""(
@@ -163,8 +176,8 @@ def unknown_types(types: Sequence[str]) -> str:
     return f"SELECT coalesce(json_agg(t.name), '[]') FROM (VALUES {rows}) AS t(name) WHERE to_regtype(t.name) IS NULL;"
 
 
-def _same_key(table: Table) -> str:
-    return " AND ".join(f"s.{quote_identifier(name)} = t.{quote_identifier(name)}" for name in table.primary_key)
+def _same_key(key: Sequence[str]) -> str:
+    return " AND ".join(f"s.{quote_identifier(name)} = t.{quote_identifier(name)}" for name in key)
 
 
 def _listed(alias: str, columns: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What `vecbak doctor` asks beyond what a backup needs to know: the connection, the role, dimensions, the right to restore."""
+"""What `vecbak doctor` asks beyond what a backup needs to know: the connection, the role, dimensions."""
 
 from __future__ import annotations
 
@@ -38,13 +38,6 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     vector: str | None
 
 
-class Rights(msgspec.Struct, frozen=True, kw_only=True):
-    """What a restore needs of a table."""
-
-    can_insert: bool
-    owner: bool
-
-
 _LINK = """
 SELECT json_build_object('pid', pg_backend_pid(), 'application', current_setting('application_name'),
   'user', current_user, 'database', current_database(), 'version', current_setting('server_version'),
@@ -58,15 +51,6 @@ SELECT json_build_object('pid', pg_backend_pid(), 'application', current_setting
 def read_link(guard: Guard) -> Link:
     """Look at a session; inside its transaction or outside."""
     return msgspec.convert(guard.ask_json(_LINK, "looking at the connection"), Link)
-
-
-def read_rights(guard: Guard, table: Table) -> Rights:
-    """What the role may do to restore a table."""
-    query = (
-        f"SELECT json_build_object('can_insert', has_table_privilege({table.oid}::oid, 'INSERT'), 'owner',"
-        f" (SELECT pg_has_role(relowner, 'USAGE') FROM pg_catalog.pg_class WHERE oid = {table.oid}));"
-    )
-    return msgspec.convert(guard.ask_json(query, f"reading the privileges on {table.name}"), Rights)
 
 
 def vector_dimensions(guard: Guard, table: Table) -> dict[str, tuple[int, ...]]:

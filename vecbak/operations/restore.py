@@ -47,6 +47,7 @@ from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pr
 from vecbak.operations.sequences import check_movable
 from vecbak.operations.targets import Mode, Plan, Source
 from vecbak.operations.truncate import empty_tables
+from vecbak.postgres import restore_queries
 from vecbak.postgres.catalog import Server, Table
 from vecbak.postgres.commit_mark import Before, CommitMark, mark_before, mark_commit, sample_rows
 from vecbak.postgres.definitions import relocate

@@ -54,6 +54,23 @@ _QUOTES = [
 LITERALS = st.one_of(*(_wrapped(before, after) for before, after in _QUOTES))
 TEXTS = st.lists(st.one_of(LITERALS, PAYLOADS, JUNK), min_size=1, max_size=4).map("".join)
 
+# what ends the statement that it stands in as it should end, and begins another for what comes after it
+_NEXT = f"SELECT nextval('{SEQUENCE}');"
+_SPY = f"query_to_xml('SELECT nextval(''{SEQUENCE}'')', true, true, '') IS NOT NULL"
+BEHIND = (
+    f"; {_NEXT}", f"; COPY (SELECT 1) TO PROGRAM 'touch {MARK}/server';", f"); {_NEXT} CREATE TABLE tripwire.y (a int", f"); {_NEXT} SELECT (1",
+    f" CHECK ({_SPY})", f" CHECK (setval('{SEQUENCE}', 9) > 0)", f"\n\\! touch {MARK}/psql\n", f"; {_NEXT} --",
+)  # fmt: skip
+INSTEAD = (
+    f"CHECK ({_SPY})", f"CHECK (setval('{SEQUENCE}', 9) > 0)", f"CHECK (true); {_NEXT}", f"int); {_NEXT} CREATE TABLE tripwire.y (a int",
+    f"true); {_NEXT} SELECT (1", f"int CHECK ({_SPY})", f"int DEFAULT setval('{SEQUENCE}', 9)", f"setval('{SEQUENCE}', 9)",
+    f"CREATE INDEX i ON pg_class (oid); {_NEXT}", f"SELECT; {_NEXT}", f"PLAIN; {_NEXT}", f"DEFAULT; {_NEXT}", f"RANGE (id); {_NEXT}",
+)  # fmt: skip
+ATTEMPTS = st.one_of(
+    st.tuples(st.just("behind"), st.sampled_from(BEHIND)), st.tuples(st.just("instead"), st.sampled_from(INSTEAD)),
+    st.tuples(st.sampled_from(["instead", "before", "behind"]), TEXTS),
+)  # fmt: skip
+
 
 def places(document: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The ways to every text in a document, and to every key that is data."""

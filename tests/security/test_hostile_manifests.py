@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.security.hostile import MARK, TEXTS, Tripwires, places, signed, with_text
+from tests.security.hostile import ATTEMPTS, MARK, Tripwires, places, signed, with_text
 from tests.support.server import Database, Server
 from tests.support.workspace import Workspace
 from vecbak.backups import manifest as manifests
@@ -164,11 +164,12 @@ def test_whatever_stands_in_a_manifest_does_no_harm(attacked: Range, record_prop
         suppress_health_check=list(HealthCheck),
     )
     @given(
-        way=st.one_of(st.sampled_from(sql), st.sampled_from(attacked.places)), text=TEXTS, how=st.sampled_from(["instead", "before", "behind"]),
+        way=st.one_of(st.sampled_from(sql), st.sampled_from(attacked.places)), attempt=ATTEMPTS,
         deed=st.sampled_from(["restore", "restore", "restore_elsewhere", "prove", "paste"]),
     )  # fmt: skip
-    def attack(way: tuple[Any, ...], text: str, how: str, deed: str) -> None:
+    def attack(way: tuple[Any, ...], attempt: tuple[str, str], deed: str) -> None:
         nonlocal tried
+        how, text = attempt
         tried += 1
         attacked.write(way, text, how)
         attacked.attempt(deed)

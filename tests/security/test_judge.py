@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postgast import scan
 
-from tests.security.hostile import MARK, TEXTS
+from tests.security.hostile import ATTEMPTS, MARK, TEXTS
 from tests.unit.postgres.test_fragments import FITTING, POSITIONS
 from vecbak.errors import RestoreFailed
 from vecbak.postgres.fragments import misfit
@@ -16,7 +16,7 @@ from vecbak.postgres.untrusted import definition, query
 EXAMPLES = 3_000
 NEVER = {"touch", "program", "copy", "do", "gexec", "setenv", "connect"}  # as a word of its own
 
-cases = st.tuples(st.sampled_from(sorted(POSITIONS)), st.sampled_from(["instead", "before", "behind"]), TEXTS)
+cases = st.tuples(st.sampled_from(sorted(POSITIONS)), ATTEMPTS)
 
 
 def words_outside_literals(text: str) -> set[str]:
@@ -29,7 +29,7 @@ def words_outside_literals(text: str) -> set[str]:
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases)
 def test_what_the_judge_takes_is_no_command(case):
-    position, how, text = case
+    position, (how, text) = case
     text = text.replace(MARK, "/tmp/m")
     there = FITTING[position][0]
     text = {"instead": text, "before": text + there, "behind": there + text}[how]

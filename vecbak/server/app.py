@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, FastAPI, Query
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from vecbak import __version__, report
 from vecbak.config import LoadedConfig
@@ -50,6 +51,7 @@ def make_app(loaded: LoadedConfig, tasks: Tasks, bearer: Bearer, names: frozense
         title="vecbak",
         version=__version__,
         description=_DESCRIPTION,
+        openapi_url=None,  # see _documentation
         docs_url=None,  # its page loads a script from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # a redirect repeats the Host that the client made up
@@ -76,11 +78,24 @@ def _health() -> APIRouter:
 
 
 def _documentation(app: FastAPI) -> APIRouter:
+    """Both are made once: who asks for them needs no token, and must not cost more than the sending."""
     router = APIRouter(include_in_schema=False)
 
+    @functools.cache
+    def page() -> bytes:
+        return documentation.page(app.openapi()).encode()
+
+    @functools.cache
+    def document() -> bytes:
+        return msgspec.json.encode(app.openapi())
+
     @router.get("/docs")
-    async def docs() -> HTMLResponse:
-        return HTMLResponse(documentation.page(app.openapi()))
+    async def docs() -> Response:
+        return Response(page(), media_type="text/html; charset=utf-8")
+
+    @router.get("/openapi.json")
+    async def openapi() -> Response:
+        return Response(document(), media_type="application/json")
 
     return router
 

@@ -190,11 +190,17 @@ def check_roles(guard: Guard, tables: Sequence[SourceTable]) -> None:
             )
 
 
-def what_is_not_made(table: SourceTable, *, policies: bool) -> Iterator[str]:
-    """Warnings about what acted on a table, or kept it, and is not made."""
+def what_is_not_made(table: SourceTable, user: str, *, policies: bool) -> Iterator[str]:
+    """Warnings about what acted on a table, or kept it, and is not made.
+
+    Args:
+        user: to whom it belongs now.
+    """
     definition = table.definition
     if definition is None:
         return
+    if definition.owner != user:
+        yield f"{table.target} belongs to {user} now; it belonged to {definition.owner}"
     kept_by_server = [item for item in definition.reactions if item.table == definition.name]
     if kept_by_server:
         names = ", ".join(f"{item.kind.lower()} {item.name}" for item in kept_by_server)

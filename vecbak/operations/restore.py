@@ -303,7 +303,7 @@ class RestoreRun:
             check_roles(guard, tables)
         Creation(guard, self._type_here, server.tablespaces, made).create_missing(tables)
         for table in tables:
-            for warning in what_is_not_made(table, policies=self.options.policies):
+            for warning in what_is_not_made(table, server.user, policies=self.options.policies):
                 self._warn(warning)
 
     def _type_here(self, text: str) -> str:

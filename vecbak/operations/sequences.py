@@ -13,6 +13,7 @@ from vecbak.postgres import restore_queries
 from vecbak.postgres.catalog import Position, Table
 from vecbak.postgres.catalog import Sequence as TableSequence
 from vecbak.postgres.guard import Guard
+from vecbak.postgres.names import quote_literal
 
 
 def aim(
@@ -63,10 +64,11 @@ def check_movable(plan: Plan, user: str) -> None:
     Raises:
         Refused: names the GRANT.
     """
-    for sequence, before in () if plan.new else _counting(plan):
+    for sequence, before in _counting(plan):
         now = sequence.known_position
         recorded = before.known_position if before else None
-        if now is None and before and before.file and (before.oid, before.file) != (sequence.oid, sequence.file):
+        restarted = before and before.file and (before.oid, before.file) != (sequence.oid, sequence.file)
+        if now is None and restarted and plan.source.rows:
             raise _may_not_move(plan.table, sequence, user, "may stand behind the restored rows")
         if now and recorded and not sequence.can_update and aim(sequence, now, recorded, None, new=False) != now:
             raise _may_not_move(plan.table, sequence, user, "stands behind the restored rows")
@@ -97,8 +99,11 @@ class Advances:
         """
         fresh = self._guard.facts([plan.table.oid]).tables[0]
         for sequence, before in _counting(msgspec.structs.replace(plan, table=fresh)):
-            furthest = None if _is_only_kept(fresh, sequence) else self._furthest(fresh, sequence)
-            self._aim(plan, sequence, before.known_position if before else None, furthest)
+            if not _is_only_kept(fresh, sequence):
+                recorded = before.known_position if before else None
+                self._aim(plan, sequence, recorded, self._furthest(fresh, sequence))
+            elif before and before.known_position:
+                self._aim(plan, sequence, before.known_position, None)
 
     def _furthest(self, table: Table, sequence: TableSequence) -> int | None:
         query = restore_queries.furthest_value(table, sequence)
@@ -112,6 +117,8 @@ class Advances:
             if recorded or furthest is not None:
                 self.warnings.append(_unknown(plan.table, sequence, self._user))
             return
+        if recorded is None and furthest is None and plan.source.rows and not now.is_called:
+            self.warnings.append(_not_recorded(plan.table, sequence))
         new = plan.new and sequence.kind != "used" and sequence.oid not in self._aims
         wanted = aim(sequence, now, recorded, furthest, new=new)
         if wanted == now:
@@ -154,4 +161,11 @@ def _unknown(table: Table, sequence: TableSequence, user: str) -> str:
     return (
         f"the sequence {sequence.name} of {table.name}.{sequence.column} was left where it stands, and the role {user} may not"
         f" see where that is; to have vecbak look: {sequence_grant(sequence, user)}"
+    )
+
+
+def _not_recorded(table: Table, sequence: TableSequence) -> str:
+    return (
+        f"nothing tells where the sequence {sequence.name} of {table.name}.{sequence.column} stood, and it stands at its start: if"
+        f" restored values were made with it, SELECT setval({quote_literal(sequence.sql)}, …) past them"
     )

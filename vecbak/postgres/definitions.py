@@ -78,6 +78,7 @@ def create_table(
     return [
         *(create_sequence(item, (schema, item.name)) for item in serial),
         f"CREATE {_unlogged(table)}TABLE {name} (\n  {columns}\n){_storage(table, tablespaces)};",
+        *(_retype(item, place) for item in table.sequences if (place := _place_to_retype(item, table, places))),
         *(
             f"ALTER SEQUENCE {quote_name(schema, item.name)} OWNED BY {name}.{quote_identifier(item.column)};"
             for item in serial
@@ -191,16 +192,31 @@ def _column_definition(column: Column, table: Table, places: Places) -> str:
     elif column.identity:
         words.append(f"GENERATED {'ALWAYS' if column.identity == 'a' else 'BY DEFAULT'} AS IDENTITY")
         counting = (item for item in table.sequences if item.column == column.name and item.kind in {"identity", ""})
-        words += [f"({_identity_options(item, places)})" for item in list(counting)[:1] if item.options]
+        words += [f"({_identity_options(item, table, places)})" for item in list(counting)[:1] if item.options]
     elif column.default is not None:
         words.append(f"DEFAULT {_with_sequences_at(column.default, places)}")
     return " ".join([*words, *(["NOT NULL"] if column.not_null else [])])
 
 
-def _identity_options(sequence: Sequence, places: Places) -> str:
-    """With its name, as pg_dump says it, where that is known; its type is that of the column."""
+def _identity_options(sequence: Sequence, table: Table, places: Places) -> str:
+    """With its name, as pg_dump says it, where that is known."""
     place = places.get((sequence.schema, sequence.name)) if sequence.kind else None
-    return f"SEQUENCE NAME {quote_name(*place)} {sequence.options}" if place else sequence.options
+    if place is None:
+        return sequence.options
+    options = "" if _place_to_retype(sequence, table, places) else f" {sequence.options}"
+    return f"SEQUENCE NAME {quote_name(*place)}{options}"
+
+
+def _place_to_retype(sequence: Sequence, table: Table, places: Places) -> tuple[str, str] | None:
+    """Where an identity is that counts in another type than its column has, as ALTER SEQUENCE allows and CREATE TABLE does not."""
+    types = {column.name: column.type for column in table.columns}
+    differs = sequence.kind == "identity" and sequence.type and sequence.type != types.get(sequence.column)
+    return places.get((sequence.schema, sequence.name)) if differs else None
+
+
+def _retype(sequence: Sequence, place: tuple[str, str]) -> str:
+    kind = fragment(sequence.type, sequence.name)
+    return f"ALTER SEQUENCE {quote_name(*place)} AS {kind} {fragment(sequence.options, sequence.name)} RESTART;"
 
 
 def _with_sequences_at(default: str, places: Places) -> str:

@@ -77,9 +77,11 @@ def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Load
 
 def _read(path: Path) -> str:
     try:
-        if path.stat().st_size > MAXIMUM_BYTES:
+        with path.open("rb") as file:  # of a device or a pipe nobody knows the size before
+            data = file.read(MAXIMUM_BYTES + 1)
+        if len(data) > MAXIMUM_BYTES:
             raise UsageError(f"{path}: larger than {MAXIMUM_BYTES:,} bytes; this is no configuration file", _HINT)
-        text = path.read_text(encoding="utf-8-sig")
+        text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}", "Check the path and its permissions.") from None
     except UnicodeDecodeError as error:

@@ -12,8 +12,8 @@ from vecbak.visible import visible_line
 
 HIDDEN = "***"
 
-# up to the last @ before the path: a password may hold one that nobody encoded
-_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]*:)[^\s'\"]*(?=@)", re.IGNORECASE)
+# up to the last @: a password may hold one that nobody encoded; and one / is left where somebody took it for a path
+_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*:/+[^\s/:@'\"]*:)[^\s'\"]*(?=@)", re.IGNORECASE)
 _ASSIGNED = re.compile(r"(\b(?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'?|\"[^\"]*\"?|[^\s'\"&]+)", re.IGNORECASE)
 
 

@@ -73,8 +73,12 @@ def _after_success(job: Job, result: Result, *, prune: bool) -> Result:
 
 
 def _prune(job: Job, result: Result, warnings: list[str]) -> Result:
-    planned = pruning.plan([job.backup_folder], job.config.retention)
-    done = pruning.prune(planned, suffix=job.config.backup.backup_temp_suffix)
+    try:
+        planned = pruning.plan([job.backup_folder], job.config.retention)
+        done = pruning.prune(planned, suffix=job.config.backup.backup_temp_suffix)
+    except OSError as error:
+        warnings.append(f"older backups could not be looked through: {error.strerror or error}")
+        return result
     warnings += done.errors
     return msgspec.structs.replace(result, pruned=tuple(item.backup_id for item in done.of("removed")))
 

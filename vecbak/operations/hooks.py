@@ -117,6 +117,8 @@ def _run(job: Job, event: str, argv: Sequence[str], facts: dict[str, str], secon
             what = f"{argv[0]} ended with exit code {done.exit_code}"
     except VecbakError as error:
         what, errors = error.message, error.output
+    except OSError as error:  # e.g. no descriptor is left; after a truncate that must not keep the load from beginning
+        what = f"{argv[0]} cannot be run: {error.strerror}"
     printed = job.runner.mask(tail.decode("utf-8", "replace")) + errors[-KEPT_BYTES:]
     for line in printed.splitlines():
         log.info("hook %s: | %s", event, line)

@@ -21,6 +21,7 @@ from vecbak.postgres.connection import Endpoint, endpoint_from_config, endpoint_
 from vecbak.postgres.programs import Installation, find_installations
 from vecbak.postgres.runner import LocalRunner
 from vecbak.progress import NoProgress, Progress
+from vecbak.streams import fill_closed
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ def open_job(
         ConnectionFailed: the embedded server does not start, or there is no such container, or it does not run.
         Refused: there is no usable psql.
     """
+    fill_closed()
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         raise Refused(
             "this process ignores SIGCHLD, and so no program's exit code could be told",

@@ -7,7 +7,6 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -15,8 +14,9 @@ import msgspec
 from vecbak import interrupts
 from vecbak.backups.inventory import FoundBackup, find_backup
 from vecbak.backups.removal import reading
-from vecbak.errors import Busy, ExitCode, Interrupted, UsageError, VecbakError
+from vecbak.errors import Busy, ExitCode, Interrupted, RestoreFailed, UsageError, VecbakError
 from vecbak.operations.backup import WHOLE
+from vecbak.operations.copying import explain
 from vecbak.operations.extent import Extent
 from vecbak.operations.job import Job
 from vecbak.operations.management import Managed
@@ -75,9 +75,19 @@ def load_and_watch(
     """
     if on_failure == "keep" or not managed.result.backup_performed:
         return _load(job, managed, run, None, allow_empty, extent)
-    found = find_backup(str(Path(str(managed.result.manifest))), [])
+    found = _read_again(str(managed.result.manifest))
     with reading(found):  # another run's prune may come by while the load goes on
         return _load(job, managed, run, found, allow_empty, extent)
+
+
+def _read_again(manifest: str) -> FoundBackup:
+    try:
+        return find_backup(manifest, [])
+    except (VecbakError, OSError) as error:
+        raise RestoreFailed(
+            f"the load was not begun: its backup could not be read again: {explain(error)}",
+            f"Every row is in it, and the tables are as the truncate left them: vecbak restore {manifest}",
+        ) from None
 
 
 def _load(

@@ -98,7 +98,12 @@ class Process:
         streams = [streams[0] if source is None else source, streams[1] if output is None else output, streams[2]]
         try:
             self._running = self._start(argv, environment, folder, streams)
-        except (sh.CommandNotFound, sh.ForkException, OSError) as error:
+        except (
+            sh.CommandNotFound,
+            sh.ForkException,
+            OSError,
+            RuntimeError,
+        ) as error:  # RuntimeError: no thread is left
             self.close()
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise _not_started(argv[0], reason) from None
@@ -332,6 +337,9 @@ def _three_pipes() -> list[tuple[int, int]]:
 
 def _not_started(program: str, reason: str) -> ProgramMissing | OutOfResources:
     message = f"{program} cannot be run: {reason}"
-    if any(os.strerror(number) in reason for number in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)):
+    if (
+        any(os.strerror(number) in reason for number in (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM))
+        or "new thread" in reason
+    ):
         return OutOfResources(message, "Raise the limit of this process (`ulimit -a` shows it), or end what else runs.")
     return ProgramMissing(message, "Install it, or set connection.bin_dir.")

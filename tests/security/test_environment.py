@@ -160,6 +160,7 @@ def test_what_an_embedded_servers_dry_run_prints_goes_nowhere_else(production, e
     """The server is not running any more: pasted, the commands must fail, and not find another one."""
     env = production.environment()
     script = vecbak("truncate", "--dry-run", "--output-dir", "out", cwd=embedded, env=env).stdout
+    assert set(production.variables("PGHOSTADDR", "PGOPTIONS", "PGSERVICE")) <= set(script.splitlines()[0].split()[1:])
     pasted = subprocess.run(["bash", "-c", script], cwd=embedded, env=env, capture_output=True, text=True, check=False)
     assert pasted.returncode != 0
     assert str(embedded / "pgdata") in pasted.stderr

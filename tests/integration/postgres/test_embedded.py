@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -310,12 +309,17 @@ def test_the_janitor_ends_nobody_elses_process():
     """Its pid stands in the file, and even the folder's name in its command line: but it does not work there."""
     with throw_away_folder("test") as folder:
         (folder / "pgdata").mkdir()
-        sleep = subprocess.Popen(["/bin/sh", "-c", "sleep 60; :", str(folder)], start_new_session=True)
+        # whoever runs the tests in the background of a shell lets SIGQUIT be ignored
+        code = "import signal, time; signal.signal(signal.SIGQUIT, signal.SIG_DFL); print('up', flush=True); time.sleep(60)"
+        sleep = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True)
+        assert sleep.stdout
+        assert sleep.stdout.readline() == "up\n"
         (folder / "pgdata" / "postmaster.pid").write_text(f"{sleep.pid}\n")
     assert gone(folder)
+    time.sleep(0.5)
     assert sleep.poll() is None
-    os.killpg(sleep.pid, signal.SIGKILL)
-    sleep.wait()
+    sleep.kill()
+    sleep.communicate()
 
 
 def test_the_janitor_removes_no_other_folder_of_the_same_name():

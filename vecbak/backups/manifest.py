@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from vecbak.backups.plausible import Implausible, check_format, check_numbers, in_utc
 from vecbak.errors import BackupDamaged, UsageError
 from vecbak.postgres.catalog import Server, Table
 
@@ -203,7 +204,7 @@ def read(path: Path) -> Manifest:
             "Restore the file from a copy; its data files may still be good.",
         )
     _check_names(path, manifest)
-    return manifest
+    return _made_plausible(path, manifest)
 
 
 def _read_regular_file(path: Path) -> bytes:
@@ -227,6 +228,34 @@ def _check_names(path: Path, manifest: Manifest) -> None:
     for name in names:
         if Path(name).name != name or name in {"", ".", ".."} or "\0" in name:
             raise DamagedManifest(f"{path} names a file outside its own folder: {name!r}", "Do not use this manifest.")
+
+
+def _made_plausible(path: Path, manifest: Manifest) -> Manifest:
+    replace = msgspec.structs.replace
+    try:
+        check_format(manifest.format)
+        check_numbers(_numbers(manifest))
+    except Implausible as error:
+        raise DamagedManifest(f"{path} cannot be right: {error}", "Do not use this manifest.") from None
+    truncated, proof = manifest.truncated, manifest.proven_restorable
+    return replace(
+        manifest,
+        created_at=in_utc(manifest.created_at),
+        truncated=truncated and replace(truncated, completed_at=in_utc(truncated.completed_at)),
+        proven_restorable=proof and replace(proof, proven_at=in_utc(proof.proven_at)),
+    )
+
+
+def _numbers(manifest: Manifest) -> Iterator[tuple[str, int | float]]:
+    yield "its duration", manifest.duration
+    yield f"the size of {manifest.schema_file.name}", manifest.schema_file.size_bytes
+    for label, entry in manifest.tables.items():
+        for size, rows, name in [(entry.size_bytes, entry.rows, label), *((file.size_bytes, file.rows, file.name) for file in entry.files)]:  # fmt: skip
+            yield f"the size of {name}", size
+            yield f"the number of rows of {name}", rows
+    yield from ((f"the number of rows of {name}", item.rows) for name, item in (manifest.collections or {}).items())
+    if manifest.truncated:
+        yield from (("a number of removed rows", rows) for rows in manifest.truncated.rows_removed.values())
 
 
 def _is_intact(data: bytes) -> bool:

@@ -7,15 +7,16 @@ is held the run lives, and what stands under its id without a manifest is nobody
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import stat
 import threading
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from vecbak.backups.amending import WAIT_SECONDS, Change, replace_manifest
+from vecbak.backups.claims import claim, lock_abandoned
 from vecbak.backups.draft_file import DraftFile
 from vecbak.backups.files import FileDamaged, FinishedFile, Identity, read_through, sync_folder, write_all
 from vecbak.backups.formats import EndsCheck
@@ -96,19 +97,32 @@ class Draft:
             OSError: the disk.
         """
         sync_folder(self.folder)
-        claim = self.folder / (manifest_name(self.backup_id) + self._suffix)
+        temporary = self.folder / (manifest_name(self.backup_id) + self._suffix)
         write_all(self._claim, manifest)
-        self._same_file(claim, self._claim)
+        self._same_file(temporary, self._claim)
         size, sha256 = read_through(self._claim, None)
         if sha256 != hashlib.sha256(manifest).hexdigest():
-            raise FileDamaged(f"{claim.name} does not hold what was written into it")
+            raise FileDamaged(f"{temporary.name} does not hold what was written into it")
         if os.path.lexists(self.manifest_path):
             raise FileDamaged(f"{self.manifest_path.name} exists already")
-        claim.rename(self.manifest_path)
+        temporary.rename(self.manifest_path)
         self._published = True
         sync_folder(self.folder)
         identity = Identity.of(os.fstat(self._claim))
         return FinishedFile(self.manifest_path, size, sha256, identity, identity.is_racy())
+
+    def amend(self, change: Change) -> FinishedFile:
+        """Change the published manifest, and go on holding the lock on it: nobody else changes it before this run ends.
+
+        Raises:
+            OSError: as `vecbak.backups.amending.amend_manifest`.
+        """
+        deadline = time.monotonic() + WAIT_SECONDS
+        finished, descriptor = replace_manifest(self.manifest_path, change, self._suffix, deadline)
+        with self._creating:
+            before, self._claim = self._claim, descriptor
+        os.close(before)
+        return finished
 
     def withdraw(self) -> None:
         """Undo `publish`: what stands is no backup any more, and `close` removes it."""
@@ -119,22 +133,22 @@ class Draft:
     def close(self) -> None:
         """End the run's claim; if the backup was not published, remove every file of it."""
         with self._creating:
-            claim, self._claim = self._claim, -1
+            held, self._claim = self._claim, -1
         for path, file in self._files.items():
             self._remove(path, os.fstat(file.descriptor))
             os.close(file.descriptor)
         self._files.clear()
-        if claim < 0:
+        if held < 0:
             return
         if not self._published:
             for path, identity in self._finished.items():
                 with contextlib.suppress(OSError):
                     if Identity.of(os.lstat(path)) == identity:  # what was changed since is evidence, or not ours
                         path.unlink()
-            self._remove(self.folder / (manifest_name(self.backup_id) + self._suffix), os.fstat(claim))
+            self._remove(self.folder / (manifest_name(self.backup_id) + self._suffix), os.fstat(held))
             with contextlib.suppress(OSError):
                 sync_folder(self.folder)
-        os.close(claim)
+        os.close(held)
 
     def _remove(self, path: Path, ours: os.stat_result) -> None:
         # a file that somebody else put there is not ours to remove
@@ -162,34 +176,10 @@ def start_draft(folder: Path, moment: datetime, timestamp_format: str, suffix: s
     while True:
         backup_id = moment.strftime(timestamp_format)
         path = folder / (manifest_name(backup_id) + suffix)
-        claim = None if _is_taken(folder, backup_id, suffix) else _claim(path)
-        if claim is not None:
-            return Draft(folder, backup_id, suffix, claim)
+        descriptor = None if _is_taken(folder, backup_id, suffix) else claim(path)
+        if descriptor is not None:
+            return Draft(folder, backup_id, suffix, descriptor)
         moment += timedelta(seconds=1)
-
-
-def amend_manifest(path: Path, manifest: bytes, suffix: str) -> FinishedFile:
-    """Replace a published manifest by one that says more; at every moment one of the two is there.
-
-    Raises:
-        OSError: the disk, or another vecbak is amending it; the old one is still there.
-    """
-    temporary = path.with_name(path.name + suffix)
-    descriptor = _claim(temporary)
-    if descriptor is None:
-        raise FileExistsError(errno.EEXIST, "another vecbak is at work on it", str(temporary))
-    try:
-        write_all(descriptor, manifest)
-        temporary.rename(path)
-        sync_folder(path.parent)
-        identity = Identity.of(os.fstat(descriptor))
-        sha256 = hashlib.sha256(manifest).hexdigest()
-        return FinishedFile(path, len(manifest), sha256, identity, identity.is_racy())
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(descriptor)
 
 
 def remove_leftovers(folder: Path, suffix: str) -> list[str]:
@@ -199,14 +189,14 @@ def remove_leftovers(folder: Path, suffix: str) -> list[str]:
         The names removed.
     """
     removed: list[str] = []
-    for claim in sorted(folder.glob(f"{MANIFEST_PREFIX}*.json{suffix}")):
-        backup_id = claim.name.removeprefix(MANIFEST_PREFIX).removesuffix(f".json{suffix}")
-        descriptor = _lock_abandoned(claim)
+    for left in sorted(folder.glob(f"{MANIFEST_PREFIX}*.json{suffix}")):
+        backup_id = left.name.removeprefix(MANIFEST_PREFIX).removesuffix(f".json{suffix}")
+        descriptor = lock_abandoned(left)
         if descriptor is None:
             continue
         try:
             names = [] if (folder / manifest_name(backup_id)).exists() else _unclaimed(folder, backup_id, suffix)
-            for name in [*names, claim.name]:
+            for name in [*names, left.name]:
                 (folder / name).unlink(missing_ok=True)
                 removed.append(name)
         finally:
@@ -216,36 +206,6 @@ def remove_leftovers(folder: Path, suffix: str) -> list[str]:
 
 def _is_taken(folder: Path, backup_id: str, suffix: str) -> bool:
     return os.path.lexists(folder / manifest_name(backup_id)) or bool(names_under(folder, backup_id, suffix))
-
-
-def _claim(path: Path) -> int | None:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink == 1:
-            return descriptor
-    except BlockingIOError:
-        pass  # another run takes it for a leftover, and removes it
-    os.close(descriptor)
-    return None
-
-
-def _lock_abandoned(claim: Path) -> int | None:
-    try:
-        descriptor = os.open(claim, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_nlink == 1:
-            return descriptor
-    except OSError:
-        pass  # its owner lives
-    os.close(descriptor)
-    return None
 
 
 def _unclaimed(folder: Path, backup_id: str, suffix: str) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
+from vecbak.backups.dates import in_utc
 from vecbak.backups.formats import Compression, Format
 from vecbak.backups.manifest_check import problem_of
 from vecbak.errors import BackupDamaged, UsageError
@@ -215,7 +216,7 @@ def read(path: Path) -> Manifest:
             f"{path} is no manifest that vecbak wrote: {problem}",
             "Do not use this manifest; find out where it comes from.",
         )
-    return manifest
+    return _with_usable_dates(manifest)
 
 
 def _read_regular_file(path: Path) -> bytes:
@@ -232,6 +233,17 @@ def _read_regular_file(path: Path) -> bytes:
         raise UsageError(
             f"{path} cannot be read: {error.strerror}", "`vecbak list` shows the backups there are."
         ) from None
+
+
+def _with_usable_dates(manifest: Manifest) -> Manifest:
+    replace = msgspec.structs.replace
+    truncated, proof = manifest.truncated, manifest.proven_restorable
+    return replace(
+        manifest,
+        created_at=in_utc(manifest.created_at),
+        truncated=truncated and replace(truncated, completed_at=in_utc(truncated.completed_at)),
+        proven_restorable=proof and replace(proof, proven_at=in_utc(proof.proven_at)),
+    )
 
 
 def _is_intact(data: bytes) -> bool:

@@ -110,7 +110,7 @@ def _names_of_types(types: Iterable[UserType]) -> Iterator[str]:
 
 
 def _of_numbers(manifest: Manifest) -> Iterator[str]:
-    """Whole numbers beyond 64 bits, and sizes and rows below nothing."""
+    """Whole numbers beyond 64 bits, and sizes, rows and durations below nothing."""
     waiting: list[Any] = [msgspec.to_builtins(manifest)]
     while waiting:
         item = waiting.pop()
@@ -118,9 +118,25 @@ def _of_numbers(manifest: Manifest) -> Iterator[str]:
             waiting += item.values() if isinstance(item, dict) else item
         elif isinstance(item, int) and not -_LARGEST <= item < _LARGEST:
             yield "it holds a number of more than 64 bits"
-    for entry in manifest.tables.values():
-        counts = [entry.rows, entry.size_bytes, *(n for file in entry.files for n in (file.rows, file.size_bytes))]
-        if min(counts) < 0:
-            yield f"{entry.table.name[:80]!r} has fewer rows or bytes than none"
-    if manifest.schema_file.size_bytes < 0:
-        yield "its schema file has fewer bytes than none"
+    for name, number in _counts(manifest):
+        if not 0 <= number < _LARGEST:
+            yield f"{name} is {number:.6g}"
+
+
+def _counts(manifest: Manifest) -> Iterator[tuple[str, int | float]]:
+    """What cannot be less than nothing."""
+    yield "its duration", manifest.duration
+    yield "the size of its schema file", manifest.schema_file.size_bytes
+    for label, entry in manifest.tables.items():
+        items = [
+            (label, entry.size_bytes, entry.rows),
+            *((file.name, file.size_bytes, file.rows) for file in entry.files),
+        ]
+        for name, size, rows in items:
+            yield f"the size of {name[:80]!r}", size
+            yield f"the number of rows of {name[:80]!r}", rows
+    yield from (
+        (f"the number of rows of {name[:80]!r}", item.rows) for name, item in (manifest.collections or {}).items()
+    )
+    if manifest.truncated:
+        yield from (("a number of removed rows", rows) for rows in manifest.truncated.rows_removed.values())

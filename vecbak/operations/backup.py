@@ -11,9 +11,8 @@ from msgspec import UNSET
 from vecbak import interrupts
 from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
-from vecbak.backups.draft import Draft, amend_manifest
-from vecbak.backups.files import FinishedFile
-from vecbak.backups.manifest import Manifest, TruncateRecord
+from vecbak.backups.draft import Draft
+from vecbak.backups.manifest import TruncateRecord
 from vecbak.backups.verified import VerifiedBackup
 from vecbak.checkpoints import reach
 from vecbak.errors import (
@@ -239,7 +238,7 @@ class BackupRun:
 
         try:
             proof = prove(self.job, verified.manifest, draft.folder)
-            return verified.amended(self._amend(draft, manifests.with_proof(verified.manifest, proof)))
+            return verified.amended(draft.amend(lambda now: manifests.with_proof(now, proof)))
         except OSError as error:
             failure = BackupFailed(f"the proof could not be recorded: {explain(error)}", "Check the disk.")
             saving.discard(draft, failure)
@@ -272,7 +271,7 @@ class BackupRun:
             for label, table in tables.items()
         }
         log.info("truncated %s", ", ".join(tables))
-        self._record_truncate(locked, draft, verified)
+        self._record_truncate(locked, draft)
 
     def _truncate_failed(self, locked: Locked, draft: Draft, error: VecbakError | Interrupted) -> None:
         unknown = isinstance(error, TruncateUnknown)
@@ -293,22 +292,17 @@ class BackupRun:
         with contextlib.suppress(OSError):
             backup_log.append(draft.folder, self._truncate_section(locked, errors=[reason_of(error)]))
 
-    def _record_truncate(self, locked: Locked, draft: Draft, verified: VerifiedBackup) -> None:
+    def _record_truncate(self, locked: Locked, draft: Draft) -> None:
         removed = {label: item.rows_before for label, item in self._truncates.items()}
         record = TruncateRecord(completed_at=self.job.clock(), rows_removed=removed)
         try:
             backup_log.append(draft.folder, self._truncate_section(locked))
-            self._amend(draft, manifests.with_truncate(verified.manifest, record))
+            draft.amend(lambda now: manifests.with_truncate(now, record))
         except OSError as error:
             # the rows are safe and the tables empty: only the record of it is missing
             message = f"truncated, but it could not be recorded in the log or manifest: {explain(error)}"
             log.warning(message)
             self._errors.append(message)
-
-    def _amend(self, draft: Draft, manifest: Manifest) -> FinishedFile:
-        return amend_manifest(
-            draft.manifest_path, manifests.encode(manifest), self.job.config.backup.backup_temp_suffix
-        )
 
     def _truncate_section(self, locked: Locked, errors: list[str] | None = None) -> str:
         return backup_log.truncate_section(

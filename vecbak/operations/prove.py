@@ -17,12 +17,12 @@ import msgspec
 
 from vecbak import __version__
 from vecbak.backups import manifest as manifests
-from vecbak.backups.draft import amend_manifest
+from vecbak.backups.amending import amend_manifest
 from vecbak.backups.files import FileDamaged
 from vecbak.backups.inventory import FoundBackup
 from vecbak.backups.manifest import Manifest, Proof, TableEntry
 from vecbak.checkpoints import reach
-from vecbak.errors import BackupFailed, ConnectionFailed, RestoreFailed, VecbakError
+from vecbak.errors import BackupFailed, ConnectionFailed, RestoreFailed, UsageError, VecbakError
 from vecbak.operations import provable
 from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
@@ -126,10 +126,15 @@ def prove_found(
         error.result = msgspec.structs.replace(result, proven_restorable=False, errors=(error.message,))
         raise
     seconds = round(result.duration + proof.duration, 3)
+
+    def record(now: Manifest) -> Manifest:
+        if (now.backup_id, now.tables) != (found.manifest.backup_id, found.manifest.tables):
+            raise UsageError(f"{found.path.name} is of another backup now")
+        return manifests.with_proof(now, proof)
+
     proven = msgspec.structs.replace(result, proven_restorable=True, proof=msgspec.to_builtins(proof), duration=seconds)
     try:
-        data = manifests.encode(manifests.with_proof(found.manifest, proof))
-        amend_manifest(found.path, data, job.config.backup.backup_temp_suffix)
+        amend_manifest(found.path, record, job.config.backup.backup_temp_suffix)
     except OSError as error:
         # it is proven all the same: a read-only archive cannot take the note
         message = f"the proof could not be recorded in the manifest: {explain(error)}"

@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
@@ -13,9 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit import examples
 from vecbak.backups import draft as drafts
 from vecbak.backups import draft_file
-from vecbak.backups.draft import amend_manifest, remove_leftovers, start_draft
+from vecbak.backups import manifest as manifests
+from vecbak.backups.amending import amend_manifest
+from vecbak.backups.draft import remove_leftovers, start_draft
 from vecbak.backups.draft_file import DraftFile
 from vecbak.backups.files import FileDamaged, Identity, hash_file, make_folder
 from vecbak.backups.formats import check_ends
@@ -32,6 +36,13 @@ identifiers = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1
     lambda t: len(t.encode()) <= 63
 )
 labels = st.builds(TableName, st.none() | identifiers, identifiers).map(str)
+
+
+MANIFEST = manifests.encode(examples.manifest())
+
+
+def say_more(now: manifests.Manifest) -> manifests.Manifest:
+    return msgspec.structs.replace(now, task_id="more")
 
 
 @pytest.fixture
@@ -234,8 +245,8 @@ def test_files_are_their_owners_alone_even_with_umask_0(tmp_path):
         draft = start_draft(tmp_path, MOMENT, FORMAT, ".tmp")
         write(draft)
         draft.finish(CSV)
-        draft.publish(b"{}")
-        amend_manifest(draft.manifest_path, b"{ }", ".tmp")
+        draft.publish(MANIFEST)
+        draft.amend(say_more)
         draft.close()
     finally:
         os.umask(before)
@@ -285,20 +296,62 @@ def test_withdrawing_what_was_not_published_removes_no_manifest(draft):
 
 
 def test_amend_replaces_the_manifest_in_one_step(draft, tmp_path):
-    draft.publish(b"{}")
+    draft.publish(MANIFEST)
     before = draft.manifest_path.stat().st_ino
-    amend_manifest(draft.manifest_path, b'{"truncated": true}', ".tmp")
-    assert draft.manifest_path.read_bytes() == b'{"truncated": true}'
+    draft.amend(say_more)
+    assert manifests.read(draft.manifest_path).task_id == "more"
     assert draft.manifest_path.stat().st_ino != before
     assert names_in(tmp_path) == [f"vector_backup_{ID}.json"]
 
 
-def test_amend_leaves_the_old_manifest_if_its_way_is_blocked(draft, tmp_path):
-    draft.publish(b"{}")
-    (tmp_path / f"vector_backup_{ID}.json.tmp").write_text("somebody else's")
-    with pytest.raises(FileExistsError):
-        amend_manifest(draft.manifest_path, b"{ }", ".tmp")
-    assert draft.manifest_path.read_bytes() == b"{}"
+def test_amend_leaves_the_old_manifest_if_its_way_is_blocked(draft, tmp_path, monkeypatch):
+    draft.publish(MANIFEST)
+    monkeypatch.setattr(drafts, "WAIT_SECONDS", 0.1)
+    with (tmp_path / f"vector_backup_{ID}.json.tmp").open("w") as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(FileExistsError):
+            draft.amend(say_more)
+    assert draft.manifest_path.read_bytes() == MANIFEST
+
+
+def test_amend_takes_over_what_a_writer_that_was_killed_left(draft, tmp_path):
+    draft.publish(MANIFEST)
+    (tmp_path / f"vector_backup_{ID}.json.tmp").write_text("half of a manif")
+    draft.amend(say_more)
+    assert manifests.read(draft.manifest_path).task_id == "more"
+    assert names_in(tmp_path) == [f"vector_backup_{ID}.json"]
+
+
+def test_nobody_else_amends_the_manifest_of_a_run_that_lives(draft):
+    draft.publish(MANIFEST)
+    for _ in range(2):
+        with pytest.raises(FileExistsError):
+            amend_manifest(draft.manifest_path, say_more, ".tmp", seconds=0.1)
+        draft.amend(lambda now: now)
+    draft.close()
+    amend_manifest(draft.manifest_path, say_more, ".tmp", seconds=0.1)
+    assert manifests.read(draft.manifest_path).task_id == "more"
+
+
+def test_no_record_is_lost_among_many_writers(draft):
+    draft.publish(MANIFEST)
+    draft.close()
+
+    def count(now: manifests.Manifest) -> manifests.Manifest:
+        return msgspec.structs.replace(now, duration=now.duration + 1)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: amend_manifest(draft.manifest_path, count, ".tmp"), range(24)))
+    assert manifests.read(draft.manifest_path).duration == msgspec.json.decode(MANIFEST)["duration"] + 24
+
+
+def test_a_manifest_that_was_removed_meanwhile_is_not_made_again(draft, tmp_path):
+    draft.publish(MANIFEST)
+    draft.close()
+    draft.manifest_path.unlink()
+    with pytest.raises(OSError, match="No such file"):
+        amend_manifest(draft.manifest_path, say_more, ".tmp", seconds=0.1)
+    assert names_in(tmp_path) == []
 
 
 def test_a_failed_publish_leaves_no_manifest(draft, tmp_path, monkeypatch):
@@ -331,8 +384,8 @@ def test_everything_is_on_the_disk_before_its_name_says_so(draft, tmp_path, monk
     monkeypatch.setattr(Path, "rename", note_rename)
     write(draft)
     draft.finish(CSV)
-    draft.publish(b"{}")
-    amend_manifest(draft.manifest_path, b"{ }", ".tmp")
+    draft.publish(MANIFEST)
+    draft.amend(say_more)
     manifest = f"vector_backup_{ID}.json"
     assert steps == [
         ("fsync", f"{CSV}.tmp"),

@@ -1,11 +1,15 @@
+import hashlib
 import os
 from datetime import UTC, datetime
 
+import msgspec
 import pytest
 
 from tests.unit.examples import manifest
 from vecbak.backups.inventory import date_in, find_backup, search_folders, take_inventory
 from vecbak.backups.manifest import DamagedManifest, encode
+from vecbak.backups.retention import Moment, kept
+from vecbak.config import Retention
 from vecbak.errors import UsageError
 
 
@@ -168,3 +172,66 @@ def test_a_new_backup_is_dated_after_every_other_one_even_if_the_clock_has_gone_
     put(tmp_path, "20250721_000000", datetime(2025, 7, 21, tzinfo=UTC))
     assert datetime(2025, 7, 21, tzinfo=UTC) < date_in(tmp_path, now) < datetime(2025, 7, 21, 0, 0, 1, tzinfo=UTC)
     assert "the clock is behind" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "9999-12-31T23:59:59.999999Z",
+        "9999-12-31T23:59:59.999999-23:59",
+        "9999-01-01T00:00:00+14:00",
+        "0001-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+23:59",
+        "2025-07-20T12:00:00",
+        "9999-12-31T23:59:59",
+    ],
+)
+def test_no_date_in_the_folder_keeps_a_new_backup_from_being_dated_after_it(tmp_path, odd):
+    path = put(tmp_path, "20250720_121007")
+    document = msgspec.json.decode(path.read_bytes())
+    put_document(path, document | {"created_at": odd})
+    moment = datetime(2025, 7, 20, tzinfo=UTC)
+    dates = []
+    for number in range(3):
+        dates.append(date_in(tmp_path, moment))
+        put(tmp_path, f"20250721_00000{number}", dates[-1])
+    assert dates == sorted(set(dates))
+    assert [found.manifest.created_at for found in take_inventory([tmp_path]).backups][:3] == dates[::-1]
+    moments = [Moment(found.manifest.created_at, found.path.name) for found in take_inventory([tmp_path]).backups]
+    rules = Retention(keep_last=1, keep_daily=9, keep_weekly=9, keep_monthly=9)
+    assert next(iter(kept(moments, rules))).created_at == dates[-1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"duration": -1.0},
+        {"duration": 1e308},
+        {"format": "tar"},
+        {"schema_file": {"name": "s.sql", "size_bytes": -1, "sha256": ""}},
+        {"schema_file": {"name": "s.sql", "size_bytes": 10**30, "sha256": ""}},
+        {"collections": {"a": {"uuid": "", "rows": -(10**40)}}},
+        {"truncated": {"completed_at": "2025-01-01T00:00:00Z", "rows_removed": {"items": -1}}},
+        {"created_at": "2025-13-01T00:00:00Z"},
+        {"created_at": "2016-12-31T23:59:60Z"},
+        {"created_at": "10000-01-01T00:00:00Z"},
+        {"created_at": 1e18},
+    ],
+)
+def test_numbers_and_dates_that_cannot_be_are_told_and_stop_nobody(tmp_path, changes):
+    path = put(tmp_path, "20250720_121007")
+    put_document(path, msgspec.json.decode(path.read_bytes()) | changes)
+    moment = datetime(2025, 7, 20, tzinfo=UTC)
+    assert date_in(tmp_path, moment) == moment
+    found = take_inventory([tmp_path])
+    assert not found.backups
+    assert [path for path, _ in found.unreadable] == [path]
+    with pytest.raises(UsageError):
+        find_backup("20250720_121007", [tmp_path])
+
+
+def put_document(path, document) -> None:
+    """With the checksum that belongs to it."""
+    data = msgspec.json.format(msgspec.json.encode(document | {"checksum": ""}), indent=1) + b"\n"
+    checksum = hashlib.sha256(data).hexdigest()
+    path.write_bytes(data.replace(b'"checksum": ""', f'"checksum": "{checksum}"'.encode()))

@@ -215,8 +215,7 @@ def _place_to_retype(sequence: Sequence, table: Table, places: Places) -> tuple[
 
 
 def _retype(sequence: Sequence, place: tuple[str, str]) -> str:
-    kind = fragment(sequence.type, sequence.name)
-    return f"ALTER SEQUENCE {quote_name(*place)} AS {kind} {fragment(sequence.options, sequence.name)} RESTART;"
+    return f"ALTER SEQUENCE {quote_name(*place)} AS {sequence.type} {sequence.options} RESTART;"
 
 
 def _with_sequences_at(default: str, places: Places) -> str:

@@ -21,7 +21,13 @@ from vecbak.postgres import queries
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.process import widen_pipe
-from vecbak.postgres.programs import Installation, data_dump_command, dump_compresses, restore_list_command
+from vecbak.postgres.programs import (
+    DUMP_ENVIRONMENT,
+    Installation,
+    data_dump_command,
+    dump_compresses,
+    restore_list_command,
+)
 from vecbak.postgres.runner import Completed, Runner
 from vecbak.postgres.worker import Worker
 
@@ -163,6 +169,10 @@ class DumpExporter(msgspec.Struct, frozen=True):
             lock_seconds=self.lock_seconds,
         )
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**self.endpoint.environment, **DUMP_ENVIRONMENT}
+
     def export(self, worker: Worker, task: CopyTask, file: DraftFile) -> int | None:
         """Run pg_dump; it does not tell how many rows it wrote."""
         compressor = COMPRESSORS.get(self.outside)
@@ -174,7 +184,7 @@ class DumpExporter(msgspec.Struct, frozen=True):
 
     def _dump(self, task: CopyTask, file: DraftFile) -> dict[str, Completed]:
         done = self.runner.run(
-            self.command(task), timeout=self.seconds, environment=self.endpoint.environment, output=file.descriptor
+            self.command(task), timeout=self.seconds, environment=self._environment, output=file.descriptor
         )
         return {"pg_dump": done}
 
@@ -184,7 +194,7 @@ class DumpExporter(msgspec.Struct, frozen=True):
             [compressor.program, *compressor.compress],
             timeout=self.seconds,
             folder=self.folder,
-            environment=self.endpoint.environment,
+            environment=self._environment,
             output=file.descriptor,
         )
         return {compressor.program: compress, "pg_dump": dump}

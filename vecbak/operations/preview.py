@@ -74,7 +74,6 @@ def read_tables(job: Job, names: Sequence[TableName]) -> tuple[Table, ...]:
     """
     with reading(job) as guard:
         oids = _existing(guard, names)
-        guard.ask("SET LOCAL search_path = '';", "pinning the search_path")  # types are told with their schemas
         return guard.facts(oids).tables
 
 

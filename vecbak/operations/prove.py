@@ -139,12 +139,13 @@ def _check_untouched(checked: Checked) -> None:
 
 def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: FileReader) -> Server:
     seconds = job.config.timeouts.restore_seconds
-    begin(guard, job.config.timeouts, writes=True)
-    missing = [] if "vector" not in manifest.server.extensions else ["CREATE EXTENSION IF NOT EXISTS vector;"]
-    guard.ask("\n".join([*missing, "SET LOCAL search_path = '';"]), "looking for pgvector")
-    server = guard.facts([]).server
+    begin(guard, job.config.timeouts, writes=True, recorded=manifest.settings)
     schema = f"vecbak_verify_{uuid.uuid4().hex[:12]}"
     guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", "making a scratch schema")
+    if "vector" in manifest.server.extensions and "vector" not in guard.facts([]).server.extensions:
+        # in a schema that nobody else can have put anything into
+        guard.ask(f"CREATE EXTENSION vector SCHEMA {quote_identifier(schema)};", "making pgvector")
+    server = guard.facts([]).server
     types, names = bare_types(types_of(entry.table for entry in manifest.tables.values()), schema)
     for item in types:
         guard.ask(relocate(create_type(item), manifest.server, server), f"making the type {item.sql}")

@@ -104,6 +104,17 @@ class Endpoint:
         """What the programs' environment has beyond our own."""
         return {} if self.password is None else {"PGPASSWORD": self.password}
 
+    def with_settings(self, settings: Mapping[str, str]) -> Endpoint:
+        """The same, for a program that cannot SET: its session begins with these settings.
+
+        Not for every run: poolers refuse startup options.
+        """
+        if not settings:
+            return self
+        before = self.parameters.get("options") or ("" if self.container else os.environ.get("PGOPTIONS", ""))
+        options = " ".join([*filter(None, [before]), *(f"-c {name}={value}" for name, value in settings.items())])
+        return dataclasses.replace(self, parameters={**self.parameters, "options": options})
+
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be printed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vecbak.errors import Busy
@@ -59,6 +59,7 @@ def open_worker(
     *,
     snapshot: str,
     server_version: int,
+    settings: Mapping[str, str],
     tables: Sequence[Table],
     connect_seconds: float,
     lock_seconds: float,
@@ -68,6 +69,7 @@ def open_worker(
     Args:
         snapshot: from the guard.
         server_version: the guard's server_version_num.
+        settings: the guard's.
         tables: all tables of the run.
 
     Raises:
@@ -84,6 +86,7 @@ def open_worker(
                 access="READ ONLY",
                 application="vecbak worker",
                 lock_seconds=lock_seconds,
+                settings=settings,
             ),
             queries.import_snapshot(snapshot),
             queries.lock_nowait(list(tables)),

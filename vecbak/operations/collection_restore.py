@@ -218,7 +218,10 @@ class CollectionFilling(Filling):
                 "Give it its old name back, or rename that one.",
             )
         if self._mode == "replace":
-            self._guard.ask(sql.overwrite(scratch, plan.table, plan.source.columns), step)
+            changed = "vecbak_changed"
+            self._guard.ask(sql.keep_changed(scratch, changed, plan.table, plan.source.columns), step)
+            with self._guard.own_path():
+                self._guard.ask(sql.overwrite(f"pg_temp.{changed}", plan.table, plan.source.columns), step)
         inserted = self._insert_missing(plan, scratch, step)
         return inserted, len(self._scope.names) - inserted
 
@@ -280,5 +283,4 @@ class CollectionFilling(Filling):
     def _insert_embeddings(self, plan: Plan, scratch: str, step: str) -> int:
         if self._mode == "skip-existing":
             return self._insert_missing(plan, scratch, step)
-        statement = sql.insert_all(scratch, plan.table, plan.source.columns)
-        return self._guard.ask(statement, step, timeout=self._seconds).row_count
+        return self._insert_all(plan, scratch, step)

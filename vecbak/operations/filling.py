@@ -11,6 +11,7 @@ import msgspec
 
 from vecbak.checkpoints import reach
 from vecbak.errors import Refused, RestoreFailed
+from vecbak.operations.before_rows import BeforeRows
 from vecbak.operations.job import Job
 from vecbak.operations.loading import SourceFile, load
 from vecbak.operations.targets import Plan, too_early
@@ -62,6 +63,7 @@ class Filling:
         self.filled: dict[str, Filled] = {}
         self.rebuilt: list[str] = []
         self.migrated: dict[str, dict[str, Any]] = {}
+        self._early: set[tuple[str, str]] = set()  # what a new table got before its rows: table, constraint or index
 
     def run(self) -> None:
         """Do it all; not committed yet.
@@ -77,6 +79,10 @@ class Filling:
         for plan in self._plans:
             for index in plan.rebuild:
                 self._guard.ask(restore_queries.drop_index(plan.table, index), f"dropping the index {index.name}")
+        for plan in self._plans:
+            made = BeforeRows(self._guard, self._here, self._tablespaces).make(plan)
+            self._early |= made.items
+            self.rebuilt += made.indexes
         reach("loading")
         self._in_one_go()
         reach("loaded")
@@ -84,11 +90,19 @@ class Filling:
             self._finish(plan)
         self._point_at_each_other()
         for plan in self._plans:
-            self._guard.ask(f"ANALYZE {plan.table.sql};", f"analysing {plan.table.name}", timeout=self._seconds)
+            self._analyse(plan.table)
         for plan in self._plans:
             self._advance_sequences(plan)
         for plan in self._plans:
             self._protect(plan)  # last of all: from here on we may not see the rows ourselves
+
+    def _analyse(self, table: Table) -> None:
+        step = f"analysing {table.name}"
+        with self._guard.own_path():
+            answer = self._guard.ask(restore_queries.analyze(table), step, timeout=self._seconds)
+            self._guard.ask(f"{'ROLLBACK TO' if answer.error else 'RELEASE'} SAVEPOINT vecbak_analyze;", step)
+        if answer.error:
+            log.warning("%s has no statistics: ANALYZE failed (%s)", table.name, answer.messages.splitlines()[0])
 
     def _in_one_go(self) -> None:
         """Load everything, and only then check what points at what.
@@ -104,7 +118,8 @@ class Filling:
         self._guard.ask(restore_queries.DEFER, "deferring constraints")
         for number, plan in enumerate(self._plans):
             self._fill(plan, f"vecbak_rows_{number}")
-        self._guard.ask(restore_queries.CHECK_NOW, "checking deferred constraints", timeout=self._seconds)
+        with self._guard.own_path():
+            self._guard.ask(restore_queries.CHECK_NOW, "checking deferred constraints", timeout=self._seconds)
         for table, name in deferred:
             self._guard.ask(restore_queries.alter_foreign_key(table, name, deferred=False), f"restoring {name}")
         self._switch(enable(acting), "letting triggers act again")
@@ -142,7 +157,10 @@ class Filling:
             self.migrated[plan.source.label] = self._guard.ask_json(
                 migration.account(older), step, timeout=self._seconds
             )
-        inserted = self._guard.ask(migration.insert(target, older), step, timeout=self._seconds).row_count
+        self._guard.ask(migration.convert(f"{name}_now", older), step, timeout=self._seconds)
+        with self._guard.own_path():
+            statement = migration.insert(target, f"pg_temp.{name}_now")
+            inserted = self._guard.ask(statement, step, timeout=self._seconds).row_count
         if inserted != loaded:
             raise RestoreFailed(
                 f"{loaded:,} rows were loaded, and {inserted:,} migrated into {plan.table.name}; the target is as it was before",
@@ -153,14 +171,15 @@ class Filling:
     def _load_files(self, plan: Plan, target: str, columns: Sequence[str]) -> int:
         progress, label, total = self._job.progress, plan.source.label, 0
         for file in plan.source.files:
-            rows = load(
-                self._guard,
-                target,
-                columns,
-                file,
-                seconds=self._seconds,
-                on_bytes=_Meter(file, lambda rows, done=total: progress.advanced(label, done + rows)),  # type: ignore[misc]
-            )
+            with self._guard.own_path():
+                rows = load(
+                    self._guard,
+                    target,
+                    columns,
+                    file,
+                    seconds=self._seconds,
+                    on_bytes=_Meter(file, lambda rows, done=total: progress.advanced(label, done + rows)),  # type: ignore[misc]
+                )
             if rows != file.rows:
                 raise RestoreFailed(
                     f"{file.name} holds {file.rows:,} rows, and {rows:,} were loaded; the target is as it was before",
@@ -193,8 +212,13 @@ class Filling:
         # PostgreSQL has no ON CONFLICT for what is checked later
         checked_now = not any(item.deferrable and item.kind != "f" for item in plan.table.constraints)
         skip = plan.how == "skip" and checked_now
-        statement = restore_queries.insert_missing(scratch, plan.table, columns, skip_conflicts=skip)
-        return self._guard.ask(statement, step, timeout=self._seconds).row_count
+        self._guard.ask(restore_queries.drop_present(scratch, plan.table, columns), step, timeout=self._seconds)
+        return self._insert_all(plan, scratch, step, skip_conflicts=skip)
+
+    def _insert_all(self, plan: Plan, scratch: str, step: str, *, skip_conflicts: bool = False) -> int:
+        statement = restore_queries.insert_all(scratch, plan.table, plan.source.columns, skip_conflicts=skip_conflicts)
+        with self._guard.own_path():
+            return self._guard.ask(statement, step, timeout=self._seconds).row_count
 
     def _finish(self, plan: Plan) -> None:
         """Build what was dropped, or of a new table all that it had."""
@@ -204,15 +228,15 @@ class Filling:
                 self._build(plan, plan.table, index, plan.table.schema)
             return
         for constraint in definition.constraints:
-            if constraint.kind != "f":
+            if constraint.kind != "f" and (definition.name, constraint.name) not in self._early:
                 statement = self._here(add_constraint(definition, constraint, plan.table.schema, {}))
                 self._guard.ask(statement, f"adding the constraint {constraint.name}", timeout=self._seconds)
         for index in definition.indexes:
-            if index.constraint is None and index.valid:
+            if index.constraint is None and index.valid and (definition.name, index.name) not in self._early:
                 self._build(plan, plan.table, index, plan.table.schema)
         for partition in definition.partitions:
             for index in partition.indexes:
-                if index.constraint is None and index.valid:
+                if index.constraint is None and index.valid and (partition.name, index.name) not in self._early:
                     self._build(plan, partition, index, partition_schema(definition, partition, plan.table.schema))
 
     def _build(self, plan: Plan, table: Table | Partition, index: Index, schema: str) -> None:

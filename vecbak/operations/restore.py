@@ -203,9 +203,10 @@ class RestoreRun:
     def _prepare(self, guard: Guard) -> None:
         timeouts = self.job.config.timeouts
         names = [table.target for table in self.source.tables]
-        begin(guard, timeouts, writes=True)
+        begin(guard, timeouts, writes=True, recorded=self._manifest.settings if self._manifest else {})
         self._server = server = guard.facts([]).server
         self._check_extension(server)
+        self._compare_path(guard)
         missing = [name for name, oid in zip(names, guard.find(names), strict=True) if oid is None]
         if missing and not self.options.create:
             raise Refused(
@@ -259,6 +260,14 @@ class RestoreRun:
             raise RestoreFailed(
                 f"the extension pgvector is not installed in the database {server.database}",
                 "Let a superuser run CREATE EXTENSION vector there (after installing pgvector on the server).",
+            )
+
+    def _compare_path(self, guard: Guard) -> None:
+        before, now = self._manifest.search_path if self._manifest else None, guard.own["search_path"]
+        if before is not None and before != now:
+            self._warn(
+                f"the role's search_path was {before!r} when the backup was made, and is {now!r}: functions of generated"
+                " columns, checks and indexes may find others than they did"
             )
 
     def _create(self, guard: Guard, server: Server, missing: Sequence[TableName]) -> None:

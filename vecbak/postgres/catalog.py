@@ -47,7 +47,12 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
-    """One index, with what pg_get_indexdef leaves out (tablespace, comment, statistics targets by column number)."""
+    """One index, with what pg_get_indexdef leaves out (tablespace, comment, statistics targets by column number).
+
+    Attributes:
+        follows_path: it calls functions that may look for others along the search_path. PostgreSQL builds no such index over
+            rows: from version 17 on it does so under a path of its own, and before we cannot name one for the functions alone.
+    """
 
     name: str
     definition: str
@@ -58,6 +63,14 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     valid: bool
     constraint: str | None
     clustered: bool = False
+    follows_path: bool = False
+
+
+class Operator(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator, by its schema and name."""
+
+    schema: str
+    name: str
 
 
 class Sequence(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,6 +213,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         truncate_triggers: enabled triggers that a TRUNCATE of it fires.
         is_owner: whether we may drop and build its indexes.
         references: oids of the tables that its foreign keys point at.
+        key_operators: what its primary key holds its columns to be equal by, in their order.
         delete_triggers: enabled triggers that a DELETE from it fires.
         delete_rules: rules that rewrite a DELETE from it.
         can_alter: whether we may disable its triggers.
@@ -243,6 +257,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     is_partition: bool = False
     references: tuple[int, ...] = ()
     primary_key: tuple[str, ...] = ()
+    key_operators: tuple[Operator, ...] = ()
     can_delete: bool = True
     delete_triggers: tuple[str, ...] = ()
     delete_rules: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.names import quote_identifier, quote_literal
 from vecbak.postgres.queries import milliseconds
+from vecbak.postgres.restore_queries import same_key
 
 KEY, NAME, REFERENCE = "uuid", "name", "collection_id"
 
@@ -20,7 +21,7 @@ def any_of(column: str, values: Iterable[str]) -> str:
 def census(collections: Table, embeddings: Table) -> str:
     """Every collection that is meant: name, key, embeddings; a second one of the same name is listed as well."""
     return f"""
-SELECT coalesce(json_agg(json_build_object('name', c.name, 'uuid', c.uuid::text, 'rows', coalesce(e.rows, 0)) ORDER BY c.name, c.uuid), '[]')
+SELECT coalesce(json_agg(json_build_object('name', format('%s', c.name), 'uuid', c.uuid::text, 'rows', coalesce(e.rows, 0)) ORDER BY c.name, c.uuid), '[]')
 FROM (SELECT uuid, name FROM {collections.source}{collections.where}) AS c
 LEFT JOIN (SELECT collection_id, count(*) AS rows FROM {embeddings.source}{embeddings.where} GROUP BY collection_id) AS e
   ON e.collection_id = c.uuid
@@ -35,7 +36,7 @@ def list_collections(source: str) -> str:
         source: what stands behind FROM.
     """
     return f"""
-SELECT coalesce(json_agg(json_build_object('name', name, 'uuid', uuid::text) ORDER BY name, uuid), '[]')
+SELECT coalesce(json_agg(json_build_object('name', format('%s', name), 'uuid', uuid::text) ORDER BY name, uuid), '[]')
 FROM {source} WHERE name IS NOT NULL;
 """
 
@@ -81,31 +82,35 @@ def renew(scratch: str, column: str, before: str, now: str) -> str:
 def renamed(scratch: str, collections: Table) -> str:
     """Collections of a scratch table that have another name in the database: pairs of names, the backup's first."""
     return f"""
-SELECT coalesce(json_agg(json_build_array(s.name, t.name)), '[]')
-FROM {scratch} s JOIN {collections.source} t ON t.uuid = s.uuid WHERE t.name IS DISTINCT FROM s.name;
+SELECT coalesce(json_agg(json_build_array(format('%s', s.name), format('%s', t.name))), '[]')
+FROM {scratch} s JOIN {collections.source} t ON t.uuid = s.uuid WHERE format('%s', t.name) IS DISTINCT FROM format('%s', s.name);
 """
 
 
-def overwrite(scratch: str, collections: Table, columns: Sequence[str]) -> str:
-    """Bring collections back to what a scratch table has; never deleting them, which would take their embeddings along."""
-    others = [quote_identifier(name) for name in columns if name != KEY]
-    sets = ", ".join(f"{name} = s.{name}" for name in others)
-    differs = " OR ".join(f"t.{name}::text IS DISTINCT FROM s.{name}::text" for name in others)
-    target = f"{collections.source} AS t"
-    return f"UPDATE {target} SET {sets} FROM {scratch} s WHERE t.uuid = s.uuid AND ({differs});"
+def keep_changed(scratch: str, changed: str, collections: Table, columns: Sequence[str]) -> str:
+    """A temporary table of the collections that a scratch table has otherwise than they are."""
+    ours, theirs = (
+        f"ROW({', '.join(f'{alias}.{quote_identifier(name)}' for name in columns)})::text" for alias in "st"
+    )
+    return (
+        f"CREATE TEMPORARY TABLE {quote_identifier(changed)} ON COMMIT DROP AS SELECT s.* FROM {scratch} s"
+        f" JOIN {collections.source} t ON t.uuid = s.uuid WHERE {ours} IS DISTINCT FROM {theirs};"
+    )
+
+
+def overwrite(changed: str, collections: Table, columns: Sequence[str]) -> str:
+    """Bring collections back to what a scratch table has; never deleting them, which would take their embeddings along.
+
+    It runs under the role's own path, for what is computed from the new values.
+    """
+    sets = ", ".join(f"{name} = s.{name}" for name in map(quote_identifier, columns) if name != quote_identifier(KEY))
+    return f"UPDATE {collections.source} AS t SET {sets} FROM {changed} s WHERE t.uuid OPERATOR(pg_catalog.=) s.uuid;"
 
 
 def elsewhere(scratch: str, embeddings: Table, keys: Iterable[str]) -> str:
     """Rows of a scratch table whose key stands in another collection: their number, and one of the keys."""
-    same = " AND ".join(f"s.{quote_identifier(name)} = t.{quote_identifier(name)}" for name in embeddings.primary_key)
     shown = ", ".join(f"t.{quote_identifier(name)}" for name in embeddings.primary_key)
     return f"""
 SELECT json_build_object('count', count(*), 'key', min(ROW({shown})::text))
-FROM {scratch} s JOIN {embeddings.source} t ON {same} WHERE (t.{any_of(REFERENCE, keys)}) IS NOT TRUE;
+FROM {scratch} s JOIN {embeddings.source} t ON {same_key(embeddings)} WHERE (t.{any_of(REFERENCE, keys)}) IS NOT TRUE;
 """
-
-
-def insert_all(scratch: str, table: Table, columns: Sequence[str]) -> str:
-    """Insert every row of a scratch table."""
-    names = ", ".join(quote_identifier(name) for name in columns)
-    return f"INSERT INTO {table.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {scratch};"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from vecbak.postgres.catalog import Index, Table
+from vecbak.postgres.catalog import Index, Operator, Table
 from vecbak.postgres.catalog import Sequence as OwnedSequence
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 from vecbak.postgres.queries import attempt, milliseconds
@@ -80,30 +81,39 @@ def conflicts(scratch: str, table: Table, columns: Sequence[str]) -> str:
     key = ", ".join(f"s.{quote_identifier(name)}" for name in table.primary_key)
     return f"""
 SELECT json_build_object('count', count(*), 'key', min(ROW({key})::text))
-FROM {scratch} s JOIN {table.source} t ON {_same_key(table)}
+FROM {scratch} s JOIN {table.source} t ON {same_key(table)}
 WHERE ROW({_listed("s", columns)})::text IS DISTINCT FROM ROW({_listed("t", columns)})::text;
 """
 
 
-def insert_missing(scratch: str, table: Table, columns: Sequence[str], *, skip_conflicts: bool) -> str:
-    """Insert the rows whose key is not there; without a primary key, as many of equal rows as there are too few.
+def drop_present(scratch: str, table: Table, columns: Sequence[str]) -> str:
+    """Remove from a scratch table the rows whose key is there; without a primary key, as many of equal rows as are there."""
+    if table.primary_key:
+        return f"DELETE FROM {scratch} s USING {table.source} t WHERE {same_key(table)};"
+    ours, theirs = (f"ROW({_listed(alias, columns)})::text" for alias in "rt")
+    return f"""
+DELETE FROM {scratch} WHERE ctid IN (
+  SELECT s.id FROM (
+    SELECT r.ctid AS id, {ours} AS line, row_number() OVER (PARTITION BY {ours}) AS number FROM {scratch} r) s
+  JOIN (SELECT {theirs} AS line, count(*) AS number FROM {table.source} t GROUP BY 1) t ON t.line = s.line
+  WHERE s.number <= t.number);
+"""
+
+
+def insert_all(scratch: str, table: Table, columns: Sequence[str], *, skip_conflicts: bool = False) -> str:
+    """Insert every row of a scratch table; it runs under the role's own path.
 
     Args:
-        skip_conflicts: leave out rows that break another unique constraint too.
+        skip_conflicts: leave out rows that break a unique constraint.
     """
-    if table.primary_key:
-        missing = f"{scratch} s WHERE NOT EXISTS (SELECT FROM {table.source} t WHERE {_same_key(table)})"
-    else:
-        ours, theirs = (f"ROW({_listed(alias, columns)})::text" for alias in "rt")
-        missing = f"""(
-  SELECT r.*, {ours} AS "vecbak row", row_number() OVER (PARTITION BY {ours}) AS "vecbak number" FROM {scratch} r) s
-LEFT JOIN (SELECT {theirs} AS line, count(*) AS number FROM {table.source} t GROUP BY 1) t ON t.line = s."vecbak row"
-WHERE s."vecbak number" > coalesce(t.number, 0)"""
     names = ", ".join(quote_identifier(name) for name in columns)
-    return (
-        f"INSERT INTO {table.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {_listed('s', columns)} FROM {missing}"
-        f"{' ON CONFLICT DO NOTHING' if skip_conflicts else ''};"
-    )
+    end = " ON CONFLICT DO NOTHING" if skip_conflicts else ""
+    return f"INSERT INTO {table.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {scratch}{end};"
+
+
+def analyze(table: Table) -> str:
+    """ANALYZE, without ending psql: from PostgreSQL 17 on it fails where a function needs the role's own path."""
+    return attempt("vecbak_analyze", f"ANALYZE {table.sql};")
 
 
 def advance_sequence(table: Table, sequence: OwnedSequence, at_least: int | None) -> str:
@@ -141,8 +151,18 @@ def unknown_types(types: Sequence[str]) -> str:
     return f"SELECT coalesce(json_agg(t.name), '[]') FROM (VALUES {rows}) AS t(name) WHERE to_regtype(t.name) IS NULL;"
 
 
-def _same_key(table: Table) -> str:
-    return " AND ".join(f"s.{quote_identifier(name)} = t.{quote_identifier(name)}" for name in table.primary_key)
+def same_key(table: Table) -> str:
+    """A condition: a row `s` has the key of a row `t`, by what the key itself holds to be equal (of citext, say)."""
+    operators = table.key_operators if len(table.key_operators) == len(table.primary_key) else ()
+    equal = [_operator(item) for item in operators] or ["OPERATOR(pg_catalog.=)"] * len(table.primary_key)
+    pairs = zip(map(quote_identifier, table.primary_key), equal, strict=True)
+    return " AND ".join(f"s.{name} {operator} t.{name}" for name, operator in pairs)
+
+
+def _operator(operator: Operator) -> str:
+    if not re.fullmatch(r"[-+*/<>=~!@#%^&|`?]+", operator.name) or re.search(r"--|/\*", operator.name):
+        return "OPERATOR(pg_catalog.=)"  # none that a server has: from a manifest, for a dry run
+    return f"OPERATOR({quote_identifier(operator.schema)}.{operator.name})"
 
 
 def _listed(alias: str, columns: Sequence[str]) -> str:

@@ -2,6 +2,10 @@
 
 All that we say is understood under the pinned path, and what is made over rows is computed under it as well. Over none, nothing
 is computed; the rows are then judged one by one as they come, under the role's own path, as the application's are.
+
+PostgreSQL inlines functions in SQL even then: a check is made NOT VALID, and validated under the role's own path. An index
+cannot be made so; before version 17, which makes none along any other path than its own, it is made along the role's, behind
+pg_catalog, and must then be what it was to be.
 """
 
 from __future__ import annotations
@@ -10,10 +14,17 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from vecbak.errors import RestoreFailed
 from vecbak.operations.targets import Plan
+from vecbak.postgres import queries, restore_queries
 from vecbak.postgres.catalog import Constraint, Index, Partition, Table
 from vecbak.postgres.definitions import add_constraint, create_index, partition_schema
 from vecbak.postgres.guard import Guard
+from vecbak.postgres.restore_queries import validate_constraint
+from vecbak.postgres.session import SessionFailed
+
+
+NOT_FOUND = {"42883", "42P01", "42704", "3F000"}  # a function, relation, type or schema: what a path decides
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -48,8 +59,8 @@ class BeforeRows:
         made = set()
         for constraint in definition.constraints:
             # older rows need not meet one that is NOT VALID: that comes when they are in
-            if constraint.kind == "c" and not constraint.definition.endswith(" NOT VALID"):
-                self._add(plan, definition, constraint)
+            if constraint.kind == "c" and not constraint.definition.endswith((" NOT VALID", " NOT ENFORCED")):
+                self._check(plan, definition, constraint)
                 made.add((definition.name, constraint.name))
         following = self._following(plan, definition)
         for constraint in definition.constraints:
@@ -82,13 +93,51 @@ class BeforeRows:
             if index.follows_path
         }
 
+    def _check(self, plan: Plan, definition: Table, constraint: Constraint) -> None:
+        later = msgspec.structs.replace(constraint, definition=f"{constraint.definition} NOT VALID")
+        self._guard.ask(
+            self._here(add_constraint(definition, later, plan.table.schema, {})), f"adding {constraint.name}"
+        )
+        statement = validate_constraint(plan.table.schema, definition.name, constraint.name)
+        with self._guard.own_path():
+            self._guard.ask(statement, f"adding the constraint {constraint.name}")
+
     def _add(self, plan: Plan, definition: Table, constraint: Constraint) -> None:
         statement = self._here(add_constraint(definition, constraint, plan.table.schema, {}))
-        self._guard.ask(statement, f"adding the constraint {constraint.name}")
+        made = restore_queries.constraint_definition(plan.table, constraint.name)
+        self._make(statement, f"adding the constraint {constraint.name}", made)
 
     def _build(self, table: Table | Partition, index: Index, schema: str) -> None:
-        statements = create_index(table, index, schema, self._tablespaces, with_partitions=True)
-        self._guard.ask("\n".join(map(self._here, statements)), f"building the index {index.name}")
+        tablespace, create, *rest = map(
+            self._here, create_index(table, index, schema, self._tablespaces, with_partitions=True)
+        )
+        step = f"building the index {index.name}"
+        self._guard.ask(tablespace, step)
+        self._make(create, step, restore_queries.index_definition(schema, index.name))
+        if rest:
+            self._guard.ask("\n".join(rest), step)
+
+    def _make(self, statement: str, step: str, definition: str) -> None:
+        """Run it, and hold what came of it against what it says.
+
+        Args:
+            definition: the query that tells what came of it.
+        """
+        answer = self._guard.ask(queries.attempt("vecbak_early", statement), step)
+        if not answer.error:
+            self._guard.ask("RELEASE SAVEPOINT vecbak_early;", step)
+            return
+        self._guard.ask("ROLLBACK TO SAVEPOINT vecbak_early;\nRELEASE SAVEPOINT vecbak_early;", step)
+        if answer.sqlstate not in NOT_FOUND or self._guard.server_major >= 17:
+            raise SessionFailed(f"{step} failed", output=answer.messages, sqlstate=answer.sqlstate)
+        with self._guard.own_path(behind_postgresqls=True):
+            self._guard.ask(statement, step)
+        made = self._guard.ask_json(definition, step)
+        if made.partition(" USING ")[2] != statement.partition(" USING ")[2].removesuffix(";"):
+            raise RestoreFailed(
+                f"{step} failed: along the search_path it would be another one: {made}; the target is as it was before",
+                "Let the functions that it calls SET search_path, or name schemas in them.",
+            )
 
 
 def _indexes(plan: Plan, definition: Table) -> Iterator[tuple[Table | Partition, Index, str]]:

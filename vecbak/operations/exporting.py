@@ -78,11 +78,11 @@ class CopyExporter(msgspec.Struct, frozen=True):
         step = f"copying {task.table.name}"
         compressor = COMPRESSORS.get(self.compression)
         if compressor is None:
-            rows = worker.copy(request, file.write, step=step, timeout=self.seconds)
+            rows = worker.copy(request, task.table, file.write, step=step, timeout=self.seconds)
             file.end()
             return rows
         with compressing(self.runner, compressor, file, seconds=self.seconds) as take:
-            return worker.copy(request, take, step=step, timeout=self.seconds)
+            return worker.copy(request, task.table, take, step=step, timeout=self.seconds)
 
     def check_ends(self, head: bytes, tail: bytes) -> str | None:
         """By format and compression."""

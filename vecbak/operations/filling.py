@@ -200,9 +200,9 @@ class Filling:
     def _insert_missing(self, plan: Plan, scratch: str, step: str) -> int:
         columns = plan.source.columns
         if plan.how == "merge" and plan.table.primary_key:
-            found = self._guard.ask_json(
-                restore_queries.conflicts(scratch, plan.table, columns), step, timeout=self._seconds
-            )
+            with self._guard.planning(plan.table):
+                query = restore_queries.conflicts(scratch, plan.table, columns)
+                found = self._guard.ask_json(query, step, timeout=self._seconds)
             if found["count"]:
                 raise Refused(
                     f"{plan.table.name} holds {found['count']:,} rows with the key of a row in the backup and another content"
@@ -212,7 +212,8 @@ class Filling:
         # PostgreSQL has no ON CONFLICT for what is checked later
         checked_now = not any(item.deferrable and item.kind != "f" for item in plan.table.constraints)
         skip = plan.how == "skip" and checked_now
-        self._guard.ask(restore_queries.drop_present(scratch, plan.table, columns), step, timeout=self._seconds)
+        with self._guard.planning(plan.table):
+            self._guard.ask(restore_queries.drop_present(scratch, plan.table, columns), step, timeout=self._seconds)
         return self._insert_all(plan, scratch, step, skip_conflicts=skip)
 
     def _insert_all(self, plan: Plan, scratch: str, step: str, *, skip_conflicts: bool = False) -> int:
@@ -245,6 +246,8 @@ class Filling:
         tablespace, create, *rest = map(
             self._here, create_index(table, index, schema, self._tablespaces, with_partitions=plan.new)
         )
+        if plan.table.needs_path or self._early:  # a parallel build is planned, and inlines what other indexes call
+            tablespace += "\nSET LOCAL max_parallel_maintenance_workers = 0;"
         self._guard.ask(tablespace, step)
         answer = self._guard.ask(queries.attempt("vecbak_index", create), step, timeout=self._seconds)
         if answer.error:

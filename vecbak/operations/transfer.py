@@ -164,6 +164,7 @@ class Transfer:
             snapshot=snapshot,
             server_version=self._guard.server_version,
             settings=self._guard.settings,
+            path=self._guard.own["search_path"],
             tables=list(self._tables.values()),
             connect_seconds=timeouts.connect_seconds,
             lock_seconds=timeouts.lock_seconds,
@@ -178,6 +179,7 @@ class Transfer:
         pair = find_pair(self._tables)
         if pair is None:
             return None
-        query = census(self._tables[pair.collections], self._tables[pair.embeddings])
-        found = worker.ask_json(query, step="counting the collections", timeout=self._job.config.timeouts.copy_seconds)
+        tables = [self._tables[label] for label in pair]
+        seconds = self._job.config.timeouts.copy_seconds
+        found = worker.ask_json(census(*tables), tables, step="counting the collections", timeout=seconds)
         return {item["name"]: CollectionEntry(uuid=item["uuid"], rows=item["rows"]) for item in found}

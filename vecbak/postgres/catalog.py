@@ -292,6 +292,17 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         """The same table, of which some rows are meant."""
         return msgspec.structs.replace(self, condition=condition)
 
+    def rows_asked_for(self, condition: str) -> Table:
+        """The same by somebody else's condition, whose names are looked for along the pinned path alone."""
+        indexes = tuple(msgspec.structs.replace(index, follows_path=False) for index in self.indexes)
+        return msgspec.structs.replace(self, condition=condition, indexes=indexes)
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether a query of it can be planned along the role's own search_path alone: PostgreSQL inlines what indexes call."""
+        mine = any(index.follows_path for index in self.indexes)
+        return mine or any(index.follows_path for partition in self.partitions for index in partition.indexes)
+
     @property
     def copied_columns(self) -> tuple[str, ...]:
         """The columns that can be loaded again: all but the generated ones."""

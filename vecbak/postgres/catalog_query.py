@@ -170,7 +170,8 @@ _COLUMNS = _list(
         'collation', (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_catalog.pg_collation co
           JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
           WHERE co.oid = a.attcollation AND co.collname <> 'default'),
-        'send', (SELECT t.typsend::regproc::text FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typsend <> 0),
+        'send', (SELECT quote_ident(pn.nspname) || '.' || quote_ident(p.proname) FROM pg_catalog.pg_type t
+          JOIN pg_catalog.pg_proc p ON p.oid = t.typsend JOIN pg_catalog.pg_namespace pn ON pn.oid = p.pronamespace WHERE t.oid = a.atttypid),
         'binary_obstacles', {_BINARY_OBSTACLES}, 'comment', col_description(a.attrelid, a.attnum),
         'storage', (SELECT CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'x' THEN 'EXTENDED' ELSE 'MAIN' END
           FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typstorage <> a.attstorage))""",

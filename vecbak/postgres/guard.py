@@ -107,14 +107,22 @@ class Guard:
         self.settings = {**self.settings, **wanted}
 
     @contextlib.contextmanager
-    def own_path(self) -> Iterator[None]:
+    def own_path(self, *, behind_postgresqls: bool = False) -> Iterator[None]:
         """While this lasts, names are found along the role's own search_path; after an error the session is over anyway.
 
         What is asked meanwhile must name no function, operator or type without its schema.
+
+        Args:
+            behind_postgresqls: PostgreSQL's own names come first all the same, for a definition that PostgreSQL wrote.
         """
-        self.ask(search_path.follow(self.own["search_path"]), "following the role's search_path")
+        path = search_path.follow(self.own["search_path"], behind_postgresqls=behind_postgresqls)
+        self.ask(path, "following the role's search_path")
         yield
         self.ask(search_path.PIN, "pinning the search_path")
+
+    def planning(self, *tables: Table) -> contextlib.AbstractContextManager[None]:
+        """The path along which a query of these tables can be planned; its own names must all have their schemas."""
+        return self.own_path() if any(table.needs_path for table in tables) else contextlib.nullcontext()
 
     def lock(self, table: TableName, mode: str, *, timeout: float) -> None:
         """Lock one table.
@@ -185,7 +193,8 @@ class Guard:
 
     def count(self, table: Table, *, timeout: float) -> int:
         """The table's rows now."""
-        return int(self.ask_json(queries.count_rows(table), f"counting {table.name}", timeout=timeout))
+        with self.planning(table):
+            return int(self.ask_json(queries.count_rows(table), f"counting {table.name}", timeout=timeout))
 
     def row_bytes(self, table: Table, rows: int, *, binary: bool, timeout: float) -> float:
         """The mean width of a row as COPY writes it, in bytes, estimated from a sample.
@@ -196,9 +205,10 @@ class Guard:
             queries.sample_row_bytes(table, rows, binary=binary),
             queries.first_row_bytes(table, binary=binary),
         ):
-            sample = self.ask_json(
-                queries.if_possible("vecbak_sample", query), f"sampling {table.name}", timeout=timeout
-            )
+            with self.planning(table):
+                sample = self.ask_json(
+                    queries.if_possible("vecbak_sample", query), f"sampling {table.name}", timeout=timeout
+                )
             if sample is None or sample["rows"]:
                 return float(sample["bytes"]) if sample else 0.0
         return 0.0
@@ -327,10 +337,12 @@ class Guard:
         if self.ask_json(queries.waiting_for_us([table.oid for table in tables]), f"truncating {names}"):
             # once deadlock_timeout is over, the server would end their transaction as the deadlock's victim
             return False
-        answer = self.ask(queries.truncate(list(tables), lock_seconds), f"truncating {names}")
+        with self.planning(*tables):
+            answer = self.ask(queries.truncate(list(tables), lock_seconds), f"truncating {names}")
+            if answer.error:  # before the path is pinned: rolling back would take the pin along
+                self.ask(queries.ROLLBACK_TRUNCATE, f"truncating {names}")
         if not answer.error:
             return True
-        self.ask(queries.ROLLBACK_TRUNCATE, f"truncating {names}")
         if answer.sqlstate in LOCK_STATES:
             return False
         raise TruncateFailed(
@@ -340,7 +352,8 @@ class Guard:
         )
 
     def _after_truncate(self, tables: Sequence[Table]) -> Truncated:
-        state = self.ask_json(queries.after_truncate(list(tables)), "checking the TRUNCATE")
+        with self.planning(*tables):
+            state = self.ask_json(queries.after_truncate(list(tables)), "checking the TRUNCATE")
         left = {table.oid: int(rows) for table, rows in zip(tables, state["rows"], strict=True)}
         if any(left.values()) or state["locked"] != len(tables):
             self.ask(queries.ROLLBACK_TRUNCATE, "undoing the TRUNCATE")

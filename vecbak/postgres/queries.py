@@ -155,14 +155,14 @@ WHERE l.locktype = 'advisory' AND l.classid = {ADVISORY_CLASS}::oid AND l.objid 
 
 
 def count_rows(table: Table) -> str:
-    """The table's rows that are meant, in this statement's snapshot."""
-    return f"SELECT count(*) FROM {table.source}{table.where};"
+    """The table's rows that are meant, in this statement's snapshot; it may run under the role's own path."""
+    return f"SELECT pg_catalog.count(*) FROM {table.source}{table.where};"
 
 
 def sample_row_bytes(table: Table, rows: int, *, binary: bool) -> str:
     """The mean width of a row as COPY writes it, in bytes, from about a hundred rows spread over the table."""
     percent = 100 if rows <= 200 else max(0.0001, min(100, 20_000 / rows))
-    return _row_bytes(table, f" TABLESAMPLE SYSTEM ({percent:.6f}){table.where} LIMIT 200", binary=binary)
+    return _row_bytes(table, f" TABLESAMPLE pg_catalog.system ({percent:.6f}){table.where} LIMIT 200", binary=binary)
 
 
 def first_row_bytes(table: Table, *, binary: bool) -> str:
@@ -173,11 +173,14 @@ def first_row_bytes(table: Table, *, binary: bool) -> str:
 def _row_bytes(table: Table, sample: str, *, binary: bool) -> str:
     if binary:
         sends = [(column.send, quote_identifier(column.name)) for column in table.columns if not column.generated]
-        width = " + ".join(["2", *(f"4 + coalesce(octet_length({send}({name})), 0)" for send, name in sends)])
+        lengths = (
+            f"4 OPERATOR(pg_catalog.+) COALESCE(pg_catalog.octet_length({send}({name})), 0)" for send, name in sends
+        )
+        width = " OPERATOR(pg_catalog.+) ".join(["2", *lengths])
     else:
-        width = f"octet_length(ROW({table.column_list})::text)"
+        width = f"pg_catalog.octet_length(ROW({table.column_list})::pg_catalog.text)"
     return f"""
-SELECT json_build_object('rows', count(*), 'bytes', coalesce(avg(s.width), 0))
+SELECT pg_catalog.json_build_object('rows', pg_catalog.count(*), 'bytes', COALESCE(pg_catalog.avg(s.width), 0))
 FROM (SELECT {width} AS width FROM {table.source}{sample}) AS s;
 """
 
@@ -279,12 +282,13 @@ ROLLBACK_TRUNCATE = "ROLLBACK TO SAVEPOINT vecbak_truncate;"
 
 def after_truncate(tables: list[Table]) -> str:
     """What must hold before COMMIT: rows left, how many of our tables are locked; and our transaction's id."""
-    counts = ", ".join(f"(SELECT count(*) FROM {table.sql})" for table in tables)
+    counts = ", ".join(f"(SELECT pg_catalog.count(*) FROM {table.sql})" for table in tables)
     oids = ", ".join(str(table.oid) for table in tables)
     return f"""
-SELECT json_build_object('rows', ARRAY[{counts}], 'xid', pg_current_xact_id()::text, 'locked', (
-  SELECT count(DISTINCT relation) FROM pg_catalog.pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'
-    AND mode = 'AccessExclusiveLock' AND granted AND relation IN ({oids})));
+SELECT pg_catalog.json_build_object('rows', ARRAY[{counts}], 'xid', pg_catalog.pg_current_xact_id()::pg_catalog.text, 'locked', (
+  SELECT pg_catalog.count(DISTINCT relation) FROM pg_catalog.pg_locks WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
+    AND locktype OPERATOR(pg_catalog.=) 'relation' AND mode OPERATOR(pg_catalog.=) 'AccessExclusiveLock' AND granted
+    AND relation OPERATOR(pg_catalog.=) ANY (ARRAY[{oids}]::pg_catalog.oid[])));
 """
 
 

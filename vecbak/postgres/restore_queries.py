@@ -80,9 +80,9 @@ def conflicts(scratch: str, table: Table, columns: Sequence[str]) -> str:
     """Rows that stand in the table under the same key and with another content: their number, and one of the keys."""
     key = ", ".join(f"s.{quote_identifier(name)}" for name in table.primary_key)
     return f"""
-SELECT json_build_object('count', count(*), 'key', min(ROW({key})::text))
+SELECT pg_catalog.json_build_object('count', pg_catalog.count(*), 'key', pg_catalog.min(ROW({key})::pg_catalog.text))
 FROM {scratch} s JOIN {table.source} t ON {same_key(table)}
-WHERE ROW({_listed("s", columns)})::text IS DISTINCT FROM ROW({_listed("t", columns)})::text;
+WHERE ROW({_listed("s", columns)})::pg_catalog.text OPERATOR(pg_catalog.<>) ROW({_listed("t", columns)})::pg_catalog.text;
 """
 
 
@@ -90,13 +90,14 @@ def drop_present(scratch: str, table: Table, columns: Sequence[str]) -> str:
     """Remove from a scratch table the rows whose key is there; without a primary key, as many of equal rows as are there."""
     if table.primary_key:
         return f"DELETE FROM {scratch} s USING {table.source} t WHERE {same_key(table)};"
-    ours, theirs = (f"ROW({_listed(alias, columns)})::text" for alias in "rt")
+    ours, theirs = (f"ROW({_listed(alias, columns)})::pg_catalog.text" for alias in "rt")
     return f"""
-DELETE FROM {scratch} WHERE ctid IN (
+DELETE FROM {scratch} WHERE ctid OPERATOR(pg_catalog.=) ANY (
   SELECT s.id FROM (
-    SELECT r.ctid AS id, {ours} AS line, row_number() OVER (PARTITION BY {ours}) AS number FROM {scratch} r) s
-  JOIN (SELECT {theirs} AS line, count(*) AS number FROM {table.source} t GROUP BY 1) t ON t.line = s.line
-  WHERE s.number <= t.number);
+    SELECT r.ctid AS id, {ours} AS line, pg_catalog.row_number() OVER (PARTITION BY {ours}) AS number FROM {scratch} r) s
+  JOIN (SELECT {theirs} AS line, pg_catalog.count(*) AS number FROM {table.source} t GROUP BY 1) t
+    ON t.line OPERATOR(pg_catalog.=) s.line
+  WHERE s.number OPERATOR(pg_catalog.<=) t.number);
 """
 
 
@@ -138,6 +139,22 @@ SELECT coalesce(json_agg(setval(s.id, s.wanted::bigint)), '[]') FROM (
 WHERE has_sequence_privilege({name}::regclass, 'UPDATE')
   AND s.direction * (s.wanted - coalesce(pg_sequence_last_value(s.id), s.unused)) > 0;
 """
+
+
+def validate_constraint(schema: str, table: str, name: str) -> str:
+    """Hold the rows against a constraint that was made NOT VALID; it runs under the role's own path."""
+    return f"ALTER TABLE {quote_name(schema, table)} VALIDATE CONSTRAINT {quote_identifier(name)};"
+
+
+def index_definition(schema: str, name: str) -> str:
+    """An index as PostgreSQL says it."""
+    return f"SELECT to_json(pg_get_indexdef({quote_literal(quote_name(schema, name))}::regclass));"
+
+
+def constraint_definition(table: Table, name: str) -> str:
+    """A constraint as PostgreSQL says it."""
+    condition = f"conrelid = {table.oid} AND conname = {quote_literal(name)}"
+    return f"SELECT to_json(pg_get_constraintdef(oid)) FROM pg_catalog.pg_constraint WHERE {condition};"
 
 
 def schema_exists(schema: str) -> str:

@@ -20,16 +20,20 @@ PIN = f"SET LOCAL search_path = {PINNED};"
 _ELEMENT = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^\s",]+))\s*(?:,|\Z)')
 
 
-def follow(path: str) -> str:
+def follow(path: str, *, behind_postgresqls: bool = False) -> str:
     """SET LOCAL search_path to what `SHOW search_path` said; no query, which would take a REPEATABLE READ's snapshot.
 
     Args:
         path: as the server says it.
+        behind_postgresqls: PostgreSQL's own names come first, wherever the path has them.
 
     Raises:
         ValueError: it is no search_path.
     """
-    names = [quote_literal(name).strip() for name in elements(path)] or ["''"]
+    found = elements(path)
+    if behind_postgresqls:
+        found = ["pg_catalog", *(name for name in found if name != "pg_catalog")]
+    names = [quote_literal(name).strip() for name in found] or ["''"]
     return f"SET LOCAL search_path = {', '.join(names)};"
 
 

@@ -88,12 +88,15 @@ def vector_dimensions(guard: Guard, table: Table) -> dict[str, tuple[int, ...]]:
 
 def _sampled(guard: Guard, table: Table, column: str) -> tuple[int, ...]:
     name = quote_identifier(column)
+    # by its text: a cast would be that of whoever made a type of this name
+    dimensions = f"pg_catalog.array_length(pg_catalog.string_to_array(pg_catalog.concat({name}), ','), 1)"
     query = (
-        # by its text: a cast would be that of whoever made a type of this name
-        f"SELECT coalesce(json_agg(DISTINCT s.d), '[]') FROM (SELECT array_length(string_to_array(concat({name}), ','), 1) AS d"
+        f"SELECT COALESCE(pg_catalog.json_agg(DISTINCT s.d), '[]') FROM (SELECT {dimensions} AS d"
         f" FROM {table.source} WHERE {name} IS NOT NULL LIMIT {SAMPLED_ROWS}) AS s;"
     )
-    return tuple(guard.ask_json(query, f"reading the dimensions of {table.name}.{column}"))
+    with guard.planning(table):
+        found = guard.ask_json(query, f"reading the dimensions of {table.name}.{column}")
+    return tuple(found)
 
 
 # bit strings are vectors where a vector index says so; a partition is part of its parent

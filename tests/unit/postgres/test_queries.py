@@ -89,8 +89,8 @@ def test_a_part_goes_through_a_compressor_whose_shell_opens_the_file():
 
 
 def test_a_partitioned_tables_rows_are_its_partitions_rows():
-    assert queries.count_rows(ITEMS) == 'SELECT count(*) FROM ONLY "public"."items";'
-    assert queries.count_rows(table("items", kind="p")) == 'SELECT count(*) FROM "public"."items";'
+    assert queries.count_rows(ITEMS) == 'SELECT pg_catalog.count(*) FROM ONLY "public"."items";'
+    assert queries.count_rows(table("items", kind="p")) == 'SELECT pg_catalog.count(*) FROM "public"."items";'
 
 
 def test_workers_take_their_locks_at_once_or_not_at_all():
@@ -122,8 +122,8 @@ def test_truncate_is_one_statement_and_never_cascades():
 
 def test_after_truncate_counts_what_truncate_emptied():
     query = queries.after_truncate([ITEMS, ODD])
-    assert '(SELECT count(*) FROM "public"."items"), (SELECT count(*) FROM "S"."O""dd")' in query
-    assert "relation IN (16384, 16390)" in query
+    assert '(SELECT pg_catalog.count(*) FROM "public"."items"), (SELECT pg_catalog.count(*) FROM "S"."O""dd")' in query
+    assert "ARRAY[16384, 16390]" in query
     assert "ONLY" not in query
 
 
@@ -152,7 +152,7 @@ def test_names_are_resolved_quoted():
 
 @pytest.mark.parametrize("rows", [0, 1, 200, 201, 10**6, 10**12])
 def test_a_sample_is_a_percentage(rows):
-    percent = float(re.search(r"SYSTEM \(([\d.]+)\)", queries.sample_row_bytes(ITEMS, rows, binary=False)).group(1))
+    percent = float(re.search(r"system \(([\d.]+)\)", queries.sample_row_bytes(ITEMS, rows, binary=False)).group(1))
     assert 0 < percent <= 100
 
 

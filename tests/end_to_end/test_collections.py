@@ -123,7 +123,7 @@ def test_dry_run_shows_the_delete_and_deletes_nothing(space: Workspace):
     assert done.code == 0, done.stderr
     assert "REPEATABLE READ" in done.stdout
     assert (
-        f'-- DELETE FROM ONLY "public"."{EMBEDDING}" WHERE ("collection_id" IN (\'{key(space.database, "a")}\'))'
+        f'-- DELETE FROM ONLY "public"."{EMBEDDING}" WHERE ("collection_id" OPERATOR(pg_catalog.=) ANY (ARRAY[\'{key(space.database, "a")}\']::pg_catalog.uuid[]))'
         in done.stdout
     )
     assert "TRUNCATE" not in done.stdout

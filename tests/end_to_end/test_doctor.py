@@ -381,7 +381,7 @@ def test_a_proof_that_is_possible(space):
 def test_types_that_cannot_be_proved(space):
     space.database.execute(f"CREATE TYPE span AS RANGE (subtype = int4); ALTER TABLE {EMBEDDING} ADD s span")
     space.save(backup={"verify_before_truncate": "restore"})
-    assert_fails(space, "proof", 4, "type span", "throw-away server", "verify_before_truncate")
+    assert_fails(space, "proof", 4, "type public.span", "throw-away server", "verify_before_truncate")
     space.save(vector_tables={"truncate_tables": []})
     code, checks = examine(space)
     assert code == 0

@@ -246,7 +246,8 @@ def test_an_index_that_cannot_be_built_again_leaves_everything_as_before(tmp_pat
     database18.execute("""
         CREATE TABLE t (id int PRIMARY KEY, x text, a int[]);
         INSERT INTO t VALUES (1, 'no number', '{1}');
-        CREATE FUNCTION number(text) RETURNS int[] IMMUTABLE LANGUAGE sql AS 'SELECT ARRAY[$1::int]'""")
+        CREATE FUNCTION number(text) RETURNS int[] IMMUTABLE LANGUAGE sql SET search_path = pg_catalog
+              AS 'SELECT ARRAY[$1::int]'""")
     workspace = Workspace(tmp_path, database18)
     workspace.save(vector_tables={"supported_tables": ["t"], "truncate_tables": ["t"]})
     assert workspace.run("backup").code == 0

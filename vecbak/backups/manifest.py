@@ -127,6 +127,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         created_at: when its run began, UTC; backups are ordered by it. Where the clock had gone back, just after the one before.
         tables: by the name that the config gave.
         settings: what the sessions had pinned.
+        search_path: the connecting role's own, under which its rows were written; never used, only compared. None: not recorded.
         collections: LangChain's, by name; None where the backup holds no such tables, or an older vecbak made it.
         scope: what was asked for, where the backup holds some rows alone: `collections`, or `where`.
         removing: tables whose rows its run was about to remove; `truncated` says that it did, but who is killed right after
@@ -156,6 +157,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     scope: Literal["collections", "where"] | None = None
     removing: tuple[str, ...] = ()
     durable: bool = True
+    search_path: str | None = None
     checksum: str = ""
 
     @property

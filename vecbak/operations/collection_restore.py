@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -92,7 +93,9 @@ def collections_here(guard: Guard, pair: Pair, tables: Mapping[str, Table], name
     Raises:
         Refused: two have the same name.
     """
-    found = guard.ask_json(sql.list_collections(tables[pair.collections].source), "looking for the collections")
+    table = tables[pair.collections]
+    with guard.planning(table):
+        found = guard.ask_json(sql.list_collections(table.source), "looking for the collections")
     there = {item["name"] for item in found}
     return keys_of(found, [name for name in names if name in there], where="the database")
 
@@ -212,13 +215,18 @@ class CollectionFilling(Filling):
             if self._now[name] != before:
                 self._made_anew(name, before)
                 self._guard.change(sql.renew(scratch, sql.KEY, before, self._now[name]), step)
-        if renamed := self._guard.ask_json(sql.renamed(scratch, plan.table), step):
+        with self._guard.planning(plan.table):
+            renamed = self._guard.ask_json(sql.renamed(scratch, plan.table), step)
+        if renamed:
             raise Refused(
                 f"the collection {renamed[0][0]!r} is named {renamed[0][1]!r} in the database; the target is as it was before",
                 "Give it its old name back, or rename that one.",
             )
         if self._mode == "replace":
-            self._guard.change(sql.overwrite(scratch, plan.table, plan.source.columns), step)
+            changed = "vecbak_changed"
+            with self._guard.own_path():
+                self._guard.change(sql.keep_changed(scratch, changed, plan.table, plan.source.columns), step)
+                self._guard.change(sql.overwrite(f"pg_temp.{changed}", plan.table, plan.source.columns), step)
         inserted = self._insert_missing(plan, scratch, step)
         return inserted, len(self._scope.names) - inserted
 
@@ -247,7 +255,7 @@ class CollectionFilling(Filling):
         target = plan.table.rows_where(sql.any_of(sql.REFERENCE, self._now.values()))
         self._check_keys_elsewhere(target, scratch, step)
         before_in = self._guard.count(target, timeout=self._seconds)
-        others = self._guard.ask_json(sql.others(target), step, timeout=self._seconds)
+        others = self._others(target, step)
         inserted = self._insert_embeddings(plan, scratch, step)
         after_in = self._guard.count(target, timeout=self._seconds)
         if after_in != before_in + inserted or (self._mode != "skip-existing" and inserted != rows):
@@ -256,18 +264,23 @@ class CollectionFilling(Filling):
                 f" beside {before_in:,}; the target is as it was before",
                 "A trigger or rule on the table may swallow rows. Disable it, then run vecbak again.",
             )
-        if self._guard.ask_json(sql.others(target), step, timeout=self._seconds) != others:
+        if self._others(target, step) != others:
             raise RestoreFailed(
                 f"rows of other collections in {plan.table.name} were changed; the target is as it was before",
                 "A trigger on the table can do this. Disable it, then run vecbak again.",
             )
         return inserted, rows - inserted
 
+    def _others(self, target: Table, step: str) -> Any:
+        with self._guard.planning(target):
+            return self._guard.ask_json(sql.others(target), step, timeout=self._seconds)
+
     def _check_keys_elsewhere(self, target: Table, scratch: str, step: str) -> None:
         if not target.primary_key:
             return
         query = sql.elsewhere(scratch, target, self._now.values())
-        found = self._guard.query(query, step, timeout=self._seconds)
+        with self._guard.planning(target):
+            found = self._guard.query(query, step, timeout=self._seconds)
         if found["count"]:
             text = f"{found['count']:,} rows of the backup have a key that stands in another collection (the first: {found['key']})"
             if self._mode != "skip-existing":
@@ -280,5 +293,4 @@ class CollectionFilling(Filling):
     def _insert_embeddings(self, plan: Plan, scratch: str, step: str) -> int:
         if self._mode == "skip-existing":
             return self._insert_missing(plan, scratch, step)
-        statement = sql.insert_all(scratch, plan.table, plan.source.columns)
-        return self._guard.change(statement, step, timeout=self._seconds)
+        return self._insert_all(plan, scratch, step)

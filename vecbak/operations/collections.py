@@ -122,8 +122,9 @@ class Collections(msgspec.Struct, frozen=True):
             raise Refused(
                 f"{pair.embeddings} is not among truncate_tables", "Name it in vector_tables.truncate_tables."
             )
-        source = tables[pair.collections].source
-        found = guard.ask_json(sql.list_collections(source), "looking for the collections")
+        table = tables[pair.collections]
+        with guard.planning(table):
+            found = guard.ask_json(sql.list_collections(table.source), "looking for the collections")
         keys = keys_of(found, self.wanted, where="the database")
         return Chosen(divide(pair, tables, keys.values()), frozenset({pair.embeddings} if emptied else ()))
 
@@ -195,10 +196,11 @@ def delete_unsaved(job: Job, guard: Guard, table: Table, rows: int) -> None:
 def _delete(job: Job, guard: Guard, table: Table, rows: int) -> int:
     step, seconds = f"deleting from {table.name}", job.config.timeouts.copy_seconds
     try:
-        before = guard.ask_json(sql.others(table), step, timeout=seconds)
-        deleted = guard.ask(sql.delete(table, job.config.timeouts.lock_seconds), step, timeout=seconds).row_count
-        after = guard.ask_json(sql.others(table), step, timeout=seconds)
-        state = guard.ask_json(sql.after_delete(table), step, timeout=seconds)
+        with guard.planning(table):
+            before = guard.ask_json(sql.others(table), step, timeout=seconds)
+            deleted = guard.ask(sql.delete(table, job.config.timeouts.lock_seconds), step, timeout=seconds).row_count
+            after = guard.ask_json(sql.others(table), step, timeout=seconds)
+            state = guard.ask_json(sql.after_delete(table), step, timeout=seconds)
     except SessionFailed as error:
         raise _not_deleted(table.name, error) from None
     if state["attached"]:

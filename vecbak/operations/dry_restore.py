@@ -20,7 +20,7 @@ from vecbak.operations.preview import preview_of
 from vecbak.operations.reading import decompress
 from vecbak.operations.restore import RestoreOptions
 from vecbak.operations.targets import REBUILT_METHODS, Mode, Source, SourceTable, Way
-from vecbak.postgres import queries, restore_queries
+from vecbak.postgres import queries, restore_queries, search_path
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.definitions import create_index
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
@@ -30,6 +30,9 @@ from vecbak.postgres.untrusted import to_paste
 
 # what stands between COPY … FROM stdin; and \. in what pg_restore prints
 _ROWS_OF_A_DUMP = r"sed -e '1,/^COPY .* FROM stdin;$/d' -e '/^\\\.$/,$d'"
+
+# what computes something from the rows may need the role's own path
+_OWN_PATH = "SELECT pg_catalog.set_config('search_path', :'search_path', true);"
 
 
 def planned_restore(job: Job, source: Source, manifest: Manifest | None, options: RestoreOptions) -> list[str]:
@@ -71,9 +74,11 @@ def planned_restore(job: Job, source: Source, manifest: Manifest | None, options
             access="READ WRITE",
             application="vecbak guard",
             lock_seconds=job.config.timeouts.lock_seconds,
+            own_path=True,
         ),
+        "SHOW search_path \\gset",
         *(f"LOCK TABLE {table.target.sql} IN SHARE ROW EXCLUSIVE MODE;" for table in source.tables),
-        "SET LOCAL search_path = '';",
+        search_path.PIN,
         *work,
         "ROLLBACK; -- COMMIT; when you have looked at the counts above",
     ]
@@ -110,18 +115,22 @@ def _collection_lines(
             f"CREATE TEMPORARY TABLE vecbak_rows_{number} ON COMMIT DROP AS"
             f" SELECT {_columns(table)} FROM {table.target.sql} WITH NO DATA;"
         )
+        yield _OWN_PATH
         yield from _copy_lines(installation, table, f"pg_temp.vecbak_rows_{number}", manifest)
+    yield search_path.PIN
     yield f"DELETE FROM pg_temp.vecbak_rows_0 WHERE (name IN ({listed})) IS NOT TRUE;"
     yield f"DELETE FROM pg_temp.vecbak_rows_1 WHERE (collection_id IN ({keys})) IS NOT TRUE;"
     if mode == "replace":
         yield "-- vecbak backs up and verifies what stands there before this; nothing here has done so:"
         yield f"-- DELETE FROM {embeddings.target.sql} WHERE collection_id IN ({keys});"
+    yield _OWN_PATH
     for number, table in enumerate(source.tables):
         end = " ON CONFLICT DO NOTHING" if table is collections or mode == "skip-existing" else ""
         yield (
             f"INSERT INTO {table.target.sql} ({_columns(table)}) OVERRIDING SYSTEM VALUE"
             f" SELECT {_columns(table)} FROM pg_temp.vecbak_rows_{number}{end};"
         )
+    yield search_path.PIN
     yield f"ANALYZE {embeddings.target.sql};"
     yield f"SELECT count(*) FROM {embeddings.target.sql} WHERE collection_id IN ({keys});"
 
@@ -174,7 +183,9 @@ def _table_lines(
     if table.definition and way != "load":
         yield from _merge_lines(installation, table, table.definition, manifest, scratch, way)
     else:
+        yield _OWN_PATH
         yield from _copy_lines(installation, table, table.target.sql, manifest)
+        yield search_path.PIN
     yield from map(to_paste, enable(acting))
     if table.definition:
         for index in indexes:
@@ -194,11 +205,16 @@ def _merge_lines(
     there = msgspec.structs.replace(definition, schema=table.target.schema or definition.schema)
     yield restore_queries.scratch_table(scratch, there, table.columns)
     scratch = f"pg_temp.{scratch}"
+    yield _OWN_PATH
     yield from _copy_lines(installation, table, scratch, manifest)
+    yield search_path.PIN
     if way == "merge" and there.primary_key:
         yield "-- vecbak goes on only if the count is 0:"
         yield restore_queries.conflicts(scratch, there, table.columns).strip()
-    yield restore_queries.insert_missing(scratch, there, table.columns, skip_conflicts=way == "skip")
+    yield restore_queries.drop_present(scratch, there, table.columns).strip()
+    yield _OWN_PATH
+    yield restore_queries.insert_all(scratch, there, table.columns, skip_conflicts=way == "skip")
+    yield search_path.PIN
 
 
 def _installation(job: Job, source: Source) -> Installation:

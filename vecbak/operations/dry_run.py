@@ -17,11 +17,12 @@ from vecbak.operations.job import Job
 from vecbak.operations.parts import Part, cut
 from vecbak.operations.pasting import EXPORT_SNAPSHOT, Shell, session
 from vecbak.operations.preview import read_chosen
-from vecbak.postgres import collection_queries, queries
+from vecbak.postgres import collection_queries, queries, search_path
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.names import TableName
 from vecbak.postgres.programs import (
+    DUMP_ENVIRONMENT,
     Installation,
     data_dump_command,
     fitting_installation,
@@ -75,6 +76,7 @@ def _locking(job: Job, extent: Extent, chosen: Chosen, emptied: set[TableName], 
         access="READ WRITE" if emptied else "READ ONLY",
         application="vecbak guard",
         lock_seconds=job.config.timeouts.lock_seconds,
+        own_path=True,
     )
     locks = [
         f"LOCK TABLE {name.sql} IN {extent.lock if name in emptied else 'ACCESS SHARE'} MODE;"
@@ -83,8 +85,8 @@ def _locking(job: Job, extent: Extent, chosen: Chosen, emptied: set[TableName], 
     return [
         begin,
         *locks,
+        search_path.PIN,
         queries.advisory_locks([table.oid for table in chosen.tables.values()]),
-        "SET LOCAL search_path = '';",
     ]
 
 
@@ -139,7 +141,8 @@ def _dump_line(job: Job, installation: Installation, task: CopyTask, outside: st
         lock_seconds=job.config.timeouts.lock_seconds,
     )
     through = f" | {shlex.join([compressor.program, *compressor.compress])}" if compressor else ""
-    return Shell(f"{_with_snapshot(command)}{through} > {shlex.quote(file)}")
+    pins = " ".join(f"{name}={value}" for name, value in DUMP_ENVIRONMENT.items())
+    return Shell(f"{pins} {_with_snapshot(command)}{through} > {shlex.quote(file)}")
 
 
 def _with_snapshot(command: list[str]) -> str:

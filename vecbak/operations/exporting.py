@@ -21,8 +21,15 @@ from vecbak.operations.reading import decompress
 from vecbak.postgres import queries
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.connection import Endpoint
+from vecbak.postgres.environment import Changes
 from vecbak.postgres.process import widen_pipe
-from vecbak.postgres.programs import Installation, data_dump_command, dump_compresses, restore_list_command
+from vecbak.postgres.programs import (
+    DUMP_ENVIRONMENT,
+    Installation,
+    data_dump_command,
+    dump_compresses,
+    restore_list_command,
+)
 from vecbak.postgres.runner import Completed, Runner
 from vecbak.postgres.worker import Worker
 
@@ -73,11 +80,11 @@ class CopyExporter(msgspec.Struct, frozen=True):
         step = f"copying {task.table.name}"
         compressor = COMPRESSORS.get(self.compression)
         if compressor is None:
-            rows = worker.copy(request, file.write, step=step, timeout=self.seconds)
+            rows = worker.copy(request, task.table, file.write, step=step, timeout=self.seconds)
             file.end()
             return rows
         with compressing(self.runner, compressor, file, seconds=self.seconds) as take:
-            return worker.copy(request, take, step=step, timeout=self.seconds)
+            return worker.copy(request, task.table, take, step=step, timeout=self.seconds)
 
     def check_ends(self, head: bytes, tail: bytes) -> str | None:
         """By format and compression."""
@@ -164,6 +171,10 @@ class DumpExporter(msgspec.Struct, frozen=True):
             lock_seconds=self.lock_seconds,
         )
 
+    @property
+    def _environment(self) -> Changes:
+        return {**self.endpoint.environment, **DUMP_ENVIRONMENT}
+
     def export(self, worker: Worker, task: CopyTask, file: DraftFile) -> int | None:
         """Run pg_dump; it does not tell how many rows it wrote."""
         compressor = COMPRESSORS.get(self.outside)
@@ -175,7 +186,7 @@ class DumpExporter(msgspec.Struct, frozen=True):
 
     def _dump(self, task: CopyTask, file: DraftFile) -> dict[str, Completed]:
         done = self.runner.run(
-            self.command(task), timeout=self.seconds, environment=self.endpoint.environment, output=file.descriptor
+            self.command(task), timeout=self.seconds, environment=self._environment, output=file.descriptor
         )
         return {"pg_dump": done}
 
@@ -185,7 +196,7 @@ class DumpExporter(msgspec.Struct, frozen=True):
             [compressor.program, *compressor.compress],
             timeout=self.seconds,
             folder=self.folder,
-            environment=self.endpoint.environment,
+            environment=self._environment,
             output=file.descriptor,
         )
         return {compressor.program: compress, "pg_dump": dump}

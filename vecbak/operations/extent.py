@@ -126,7 +126,7 @@ class Where(Whole, frozen=True):
         if emptied:
             raise Refused("rows chosen by a condition are never deleted", "Use --where with `vecbak backup` alone.")
         chosen = {
-            label: table.rows_where(self.condition) if label in self.labels else table
+            label: table.rows_asked_for(self.condition) if label in self.labels else table
             for label, table in tables.items()
         }
         return Chosen(chosen, frozenset())

@@ -11,6 +11,7 @@ import msgspec
 
 from vecbak.checkpoints import reach
 from vecbak.errors import Refused, RestoreFailed
+from vecbak.operations.before_rows import BeforeRows
 from vecbak.operations.job import Job
 from vecbak.operations.lifting import Lifting
 from vecbak.operations.loading import SourceFile, load
@@ -71,6 +72,7 @@ class Filling:
         self.rebuilt: list[str] = []
         self.migrated: dict[str, dict[str, Any]] = {}
         self._dropped: dict[str, list[Index]] = {}
+        self._early: set[tuple[str, str]] = set()  # what a new table got before its rows: table, constraint or index
 
     def run(self) -> None:
         """Do it all; not committed yet.
@@ -85,6 +87,10 @@ class Filling:
         self._guard.ask(restore_queries.build_settings(memory, workers), "setting what indexes may use")
         for plan in self._plans:
             self._dropped[plan.source.label] = self._drop_indexes(plan)
+        for plan in self._plans:
+            made = BeforeRows(self._guard, self._here, self._tablespaces).make(plan)
+            self._early |= made.items
+            self.rebuilt += made.indexes
         reach("loading")
         self._in_one_go()
         reach("loaded")
@@ -92,7 +98,7 @@ class Filling:
             self._finish(plan)
         self._point_at_each_other()
         for plan in self._plans:
-            self._guard.ask(f"ANALYZE {plan.table.sql};", f"analysing {plan.table.name}", timeout=self._seconds)
+            self._analyse(plan.table)
         for plan in self._plans:
             self.advances.look(plan)
         for plan in self._plans:
@@ -118,6 +124,14 @@ class Filling:
             dropped.append(index)
         return dropped
 
+    def _analyse(self, table: Table) -> None:
+        step = f"analysing {table.name}"
+        with self._guard.own_path():
+            answer = self._guard.ask(restore_queries.analyze(table), step, timeout=self._seconds)
+            self._guard.ask(f"{'ROLLBACK TO' if answer.error else 'RELEASE'} SAVEPOINT vecbak_analyze;", step)
+        if answer.error:
+            log.warning("%s has no statistics: ANALYZE failed (%s)", table.name, answer.messages.splitlines()[0])
+
     def _in_one_go(self) -> None:
         """Load everything, and only then check what points at what.
 
@@ -136,7 +150,8 @@ class Filling:
         self._guard.ask(restore_queries.DEFER, "deferring constraints")
         for number, plan in enumerate(self._plans):
             self._fill(plan, f"vecbak_rows_{number}")
-        self._guard.ask(restore_queries.CHECK_NOW, "checking deferred constraints", timeout=self._seconds)
+        with self._guard.own_path():
+            self._guard.ask(restore_queries.CHECK_NOW, "checking deferred constraints", timeout=self._seconds)
         for table, name in deferred:
             self._guard.ask(restore_queries.alter_foreign_key(table, name, deferred=False), f"restoring {name}")
         lifting.add()
@@ -174,7 +189,10 @@ class Filling:
         loaded = self._load_files(plan, older, tuple(migration.types))
         if migration.renames:
             self.migrated[plan.source.label] = self._guard.query(migration.account(older), step, timeout=self._seconds)
-        inserted = self._guard.change(migration.insert(target, older), step, timeout=self._seconds)
+        self._guard.change(migration.convert(f"{name}_now", older), step, timeout=self._seconds)
+        with self._guard.own_path():
+            statement = migration.insert(target, f"pg_temp.{name}_now")
+            inserted = self._guard.change(statement, step, timeout=self._seconds)
         if inserted != loaded:
             raise RestoreFailed(
                 f"{loaded:,} rows were loaded, and {inserted:,} migrated into {plan.table.name}; the target is as it was before",
@@ -187,14 +205,15 @@ class Filling:
         progress, label, total = self._job.progress, plan.source.label, 0
         for file in plan.source.files:
             before = merge.new if merge else 0
-            rows = load(
-                self._guard,
-                target,
-                columns,
-                merge.only_new(file) if merge else file,
-                seconds=self._seconds,
-                on_bytes=_Meter(file, lambda rows, done=total: progress.advanced(label, done + rows)),  # type: ignore[misc]
-            )
+            with self._guard.own_path():
+                rows = load(
+                    self._guard,
+                    target,
+                    columns,
+                    merge.only_new(file) if merge else file,
+                    seconds=self._seconds,
+                    on_bytes=_Meter(file, lambda rows, done=total: progress.advanced(label, done + rows)),  # type: ignore[misc]
+                )
             expected = merge.new - before if merge else file.rows
             if rows != expected:
                 raise RestoreFailed(
@@ -229,16 +248,22 @@ class Filling:
     def _insert_missing(self, plan: Plan, scratch: str, step: str) -> int:
         columns = plan.source.columns
         if plan.how == "merge" and plan.table.key_among(columns):
-            found = self._guard.query(
-                restore_queries.conflicts(scratch, plan.table, columns), step, timeout=self._seconds
-            )
+            with self._guard.planning(plan.table):
+                query = restore_queries.conflicts(scratch, plan.table, columns)
+                found = self._guard.query(query, step, timeout=self._seconds)
             if found["count"]:
                 raise _differs(plan.table, found["count"], found["key"])
         # PostgreSQL has no ON CONFLICT for what is checked later
         checked_now = not any(item.deferrable and item.kind != "f" for item in plan.table.constraints)
         skip = plan.how == "skip" and checked_now
-        statement = restore_queries.insert_missing(scratch, plan.table, columns, skip_conflicts=skip)
-        return self._guard.change(statement, step, timeout=self._seconds)
+        with self._guard.planning(plan.table):
+            self._guard.change(restore_queries.drop_present(scratch, plan.table, columns), step, timeout=self._seconds)
+        return self._insert_all(plan, scratch, step, skip_conflicts=skip)
+
+    def _insert_all(self, plan: Plan, scratch: str, step: str, *, skip_conflicts: bool = False) -> int:
+        statement = restore_queries.insert_all(scratch, plan.table, plan.source.columns, skip_conflicts=skip_conflicts)
+        with self._guard.own_path():
+            return self._guard.change(statement, step, timeout=self._seconds)
 
     def _finish(self, plan: Plan) -> None:
         """Build what was dropped, or of a new table all that it had."""
@@ -248,15 +273,15 @@ class Filling:
                 self._build(plan, plan.table, index, plan.table.schema)
             return
         for constraint in definition.constraints:
-            if constraint.kind != "f":
+            if constraint.kind != "f" and (definition.name, constraint.name) not in self._early:
                 statement = self._here(add_constraint(definition, constraint, plan.table.schema, {}))
                 self._guard.define([statement], f"adding the constraint {constraint.name}", timeout=self._seconds)
         for index in definition.indexes:
-            if index.constraint is None and index.valid:
+            if index.constraint is None and index.valid and (definition.name, index.name) not in self._early:
                 self._build(plan, plan.table, index, plan.table.schema)
         for partition in definition.partitions:
             for index in partition.indexes:
-                if index.constraint is None and index.valid:
+                if index.constraint is None and index.valid and (partition.name, index.name) not in self._early:
                     self._build(plan, partition, index, partition_schema(definition, partition, plan.table.schema))
 
     def _build(self, plan: Plan, table: Table | Partition, index: Index, schema: str) -> None:
@@ -265,6 +290,8 @@ class Filling:
         made = create_index(table, index, schema, self._tablespaces, with_partitions=plan.new)
         # what the target's own catalog says is no manifest's, and must not fail because of a judge
         tablespace, create, *rest = [untrusted.definition(self._here(line)) for line in made] if plan.new else made
+        if plan.table.needs_path or self._early:  # a parallel build is planned, and inlines what other indexes call
+            tablespace += "\nSET LOCAL max_parallel_maintenance_workers = 0;"
         self._guard.ask(tablespace, step)
         answer = self._guard.ask(queries.attempt("vecbak_index", create), step, timeout=self._seconds)
         if answer.error:

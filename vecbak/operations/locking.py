@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from vecbak.config import Timeouts
 from vecbak.errors import ConnectionFailed, Refused
@@ -27,14 +27,24 @@ def looking() -> Iterator[None]:
         raise kind(f"{error.message}; nothing was done", "See the message above.", output=error.output) from None
 
 
-def begin(guard: Guard, timeouts: Timeouts, *, writes: bool, isolation: str = "READ COMMITTED") -> None:
+def begin(
+    guard: Guard,
+    timeouts: Timeouts,
+    *,
+    writes: bool,
+    isolation: str = "READ COMMITTED",
+    recorded: Mapping[str, str] | None = None,
+) -> None:
     """Open the guard's transaction.
 
+    Args:
+        recorded: the settings that the files to be read were written with; None: those of today.
+
     Raises:
-        Refused: a standby, or a pooler that allows no transaction.
+        Refused: a standby, a pooler that allows no transaction, or a setting that loses rows.
     """
     try:
-        guard.begin(writes=writes, lock_seconds=timeouts.lock_seconds, isolation=isolation)
+        guard.begin(writes=writes, lock_seconds=timeouts.lock_seconds, isolation=isolation, recorded=recorded)
     except SessionFailed as error:
         if error.sqlstate == "0A000" and writes:
             raise Refused(

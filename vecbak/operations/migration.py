@@ -39,15 +39,19 @@ class Migration(msgspec.Struct, frozen=True):
         columns = ", ".join(f"{quote_identifier(column)} {type}" for column, type in self.types.items())
         return f"CREATE TEMPORARY TABLE {quote_identifier(name)} ({columns}) ON COMMIT DROP;"
 
-    def insert(self, target: str, scratch: str) -> str:
-        """Bring the rows over.
+    def convert(self, name: str, scratch: str) -> str:
+        """A temporary table of today's form, with the rows of that one."""
+        values = ", ".join(f"{value} AS {quote_identifier(column)}" for column, value in self.values.items())
+        return f"CREATE TEMPORARY TABLE {quote_identifier(name)} ON COMMIT DROP AS SELECT {values} FROM {scratch};"
+
+    def insert(self, target: str, converted: str) -> str:
+        """Bring the rows over; it runs under the role's own path.
 
         Args:
             target: quoted and qualified.
         """
         names = ", ".join(quote_identifier(name) for name in self.values)
-        values = ", ".join(self.values.values())
-        return f"INSERT INTO {target} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {scratch};"
+        return f"INSERT INTO {target} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {converted};"
 
     def account(self, scratch: str) -> str:
         """Where the rows' ids come from; of those that lose a custom_id which they share, the first hundred."""
@@ -55,7 +59,7 @@ class Migration(msgspec.Struct, frozen=True):
 WITH rows AS (SELECT uuid, custom_id, {_IS_UNIQUE} AS keeps FROM {scratch})
 SELECT json_build_object('rows', count(*), 'ids_from_custom_id', count(*) FILTER (WHERE keeps),
   'ids_from_uuid', count(*) FILTER (WHERE NOT keeps),
-  'shared_custom_ids', (SELECT coalesce(json_agg(json_build_object('id', s.uuid::text, 'custom_id', s.custom_id)), '[]')
+  'shared_custom_ids', (SELECT coalesce(json_agg(json_build_object('id', format('%s', s.uuid), 'custom_id', format('%s', s.custom_id))), '[]')
     FROM (SELECT * FROM rows WHERE NOT keeps AND custom_id IS NOT NULL ORDER BY custom_id, uuid LIMIT 100) AS s))
 FROM rows;
 """
@@ -75,7 +79,7 @@ def migration_of(types: Mapping[str, str]) -> Migration | None:
     older = is_older(types)
     if not older and not (EMBEDDING in types and "json" in types.values()):
         return None  # today's collections have json too
-    values = {KEY: f"CASE WHEN {_IS_UNIQUE} THEN custom_id ELSE uuid::text END"} if older else {}
+    values = {KEY: f"CASE WHEN {_IS_UNIQUE} THEN custom_id ELSE format('%s', uuid) END"} if older else {}
     for name, type in types.items():
         if not (older and name in {OLD_KEY, CUSTOM}):
             values[name] = quote_identifier(name) + ("::jsonb" if type == "json" else "")

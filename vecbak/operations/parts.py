@@ -44,8 +44,8 @@ class Part(msgspec.Struct, frozen=True):
     @property
     def condition(self) -> str:
         """` WHERE ctid …`, or nothing."""
-        bounds = [f"ctid >= '({self.first_page},0)'"] if self.first_page is not None else []
-        bounds += [f"ctid < '({self.end_page},0)'"] if self.end_page is not None else []
+        bounds = [f"ctid OPERATOR(pg_catalog.>=) '({self.first_page},0)'"] if self.first_page is not None else []
+        bounds += [f"ctid OPERATOR(pg_catalog.<) '({self.end_page},0)'"] if self.end_page is not None else []
         return f" WHERE {' AND '.join(bounds)}" if bounds else ""
 
 

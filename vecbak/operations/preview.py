@@ -78,7 +78,6 @@ def read_tables(job: Job, names: Sequence[TableName]) -> tuple[Table, ...]:
     """
     with reading(job) as guard:
         oids = _existing(guard, names)
-        guard.ask("SET LOCAL search_path = '';", "pinning the search_path")  # types are told with their schemas
         return guard.facts(oids).tables
 
 
@@ -157,7 +156,9 @@ def preview_of(job: Job, tables: Mapping[str, TableName], collections: tuple[str
         found = {label: oid for label, oid in oids.items() if oid is not None}
         there = dict(zip(found, guard.facts(list(found.values())).tables, strict=True))
         if collections and (pair := find_pair(there)):
-            listed = guard.ask_json(list_collections(there[pair.collections].source), "looking for the collections")
+            table = there[pair.collections]
+            with guard.planning(table):
+                listed = guard.ask_json(list_collections(table.source), "looking for the collections")
             keys = [item["uuid"] for item in listed if item["name"] in collections]
             return _look(job, guard, divide(pair, there, keys), {pair.embeddings}, collections)
         return _look(job, guard, there, set(found))

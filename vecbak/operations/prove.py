@@ -155,13 +155,14 @@ def _check_untouched(checked: Checked) -> None:
 
 def _restore_and_compare(job: Job, guard: Guard, manifest: Manifest, reader: FileReader) -> Server:
     seconds = job.config.timeouts.restore_seconds
-    begin(guard, job.config.timeouts, writes=True)
-    missing = [] if "vector" not in manifest.server.extensions else ["CREATE EXTENSION IF NOT EXISTS vector;"]
-    guard.ask("\n".join([*missing, "SET LOCAL search_path = '';"]), "looking for pgvector")
-    server = guard.facts([]).server
-    log.info("proving it on %s; database %s", server.name, server.database)
+    begin(guard, job.config.timeouts, writes=True, recorded=manifest.settings)
     schema = f"vecbak_verify_{uuid.uuid4().hex[:12]}"
     guard.ask(f"CREATE SCHEMA {quote_identifier(schema)};", "making a scratch schema")
+    if "vector" in manifest.server.extensions and "vector" not in guard.facts([]).server.extensions:
+        # in a schema that nobody else can have put anything into
+        guard.ask(f"CREATE EXTENSION vector SCHEMA {quote_identifier(schema)};", "making pgvector")
+    server = guard.facts([]).server
+    log.info("proving it on %s; database %s", server.name, server.database)
     types, names = bare_types(types_of(entry.table for entry in manifest.tables.values()), schema)
     check_types(types)
     for item in types:

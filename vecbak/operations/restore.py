@@ -215,18 +215,22 @@ class RestoreRun:
     def _prepare(self, guard: Guard) -> None:
         timeouts = self.job.config.timeouts
         names = [table.target for table in self.source.tables]
-        begin(guard, timeouts, writes=True)
+        begin(guard, timeouts, writes=True, recorded=self._manifest.settings if self._manifest else {})
         self._server = server = guard.facts([]).server
         log.info("server: %s; database %s", server.name, server.database)
         self._check_extension(server)
-        missing = [name for name, oid in zip(names, guard.find(names), strict=True) if oid is None]
+        self._compare_path(guard)
+        found = dict(zip(names, guard.find(names), strict=True))
+        missing = [name for name, oid in found.items() if oid is None]
         if missing and not self.options.create:
             raise Refused(
                 f"the table {missing[0]} does not exist",
                 "Use --create to make it as it was, or check the database, --into-schema and vector_tables.",
             )
-        for name in sorted(set(names) - set(missing), key=TableName.lock_order):
-            mode = guard.ask_json(restore_queries.strongest_lock(name), f"looking for the privileges on {name}")
+        for name, oid in sorted(found.items(), key=lambda item: item[0].lock_order()):
+            if oid is None:
+                continue
+            mode = guard.ask_json(restore_queries.strongest_lock(oid), f"looking for the privileges on {name}")
             guard.lock(name, mode, timeout=timeouts.lock_seconds)
         self._made = ClosedToOthers(guard)
         self._create(guard, server, missing, self._made)
@@ -295,6 +299,14 @@ class RestoreRun:
             raise RestoreFailed(
                 f"the extension pgvector is not installed in the database {server.database}",
                 "Let a superuser run CREATE EXTENSION vector there (after installing pgvector on the server).",
+            )
+
+    def _compare_path(self, guard: Guard) -> None:
+        before, now = self._manifest.search_path if self._manifest else None, guard.own["search_path"]
+        if before is not None and before != now:
+            self._warn(
+                f"the role's search_path was {before!r} when the backup was made, and is {now!r}: functions of generated"
+                " columns, checks and indexes may find others than they did"
             )
 
     def _create(self, guard: Guard, server: Server, missing: Sequence[TableName], made: ClosedToOthers) -> None:

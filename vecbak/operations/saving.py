@@ -286,6 +286,7 @@ class Saving:
                 vecbak=__version__, psql=locked.installation.major, pg_dump=locked.dump_installation.major
             ),
             settings=locked.guard.settings,
+            search_path=locked.guard.own["search_path"],
             duration=round(time.monotonic() - self._began, 3),
             tables={item.label: self._with_sequences(item).to_entry() for item in outcomes},
             schema_file=SchemaFile(name=schema.path.name, size_bytes=schema.size_bytes, sha256=schema.sha256),

@@ -271,7 +271,9 @@ def rebuilt_indexes(table: Table) -> tuple[Index, ...]:
     if table.is_partition or table.kind != "r" or not (table.is_owner and table.can_create):
         return ()
     return tuple(
-        index for index in table.indexes if index.method in REBUILT_METHODS and index.valid and index.constraint is None
+        index
+        for index in table.indexes
+        if index.method in REBUILT_METHODS and index.valid and index.constraint is None and not index.follows_path
     )
 
 
@@ -280,6 +282,12 @@ def live_indexes(plan: Plan) -> Iterable[str]:
     slow = [index.name for index in plan.table.indexes if index.method in REBUILT_METHODS and index not in plan.rebuild]
     if slow and plan.source.rows:
         yield f"rows go into the live index {', '.join(slow)} of {plan.table.name} one by one, which takes long"
+    following = [index.name for index in plan.table.indexes if index.name in slow and index.follows_path]
+    if following and plan.source.rows:
+        yield (
+            f"{', '.join(following)} of {plan.table.name} calls functions that look along the search_path, and could not be"
+            " built over rows again: it is kept and filled; let the functions SET search_path, or name schemas in them"
+        )
 
 
 def in_load_order(plans: Sequence[Plan]) -> list[Plan]:

@@ -23,8 +23,10 @@ from vecbak.operations.schema_dump import SchemaDump
 from vecbak.operations.tally import Tally
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.collection_queries import census
+from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.guard import Guard
-from vecbak.postgres.programs import Installation
+from vecbak.postgres.programs import DUMP_ENVIRONMENT, Installation
+from vecbak.postgres.settings import dump_options
 from vecbak.postgres.worker import Worker, open_worker
 
 
@@ -137,7 +139,7 @@ class Transfer:
             return CopyExporter(self._job.runner, backup.format, backup.compression, timeouts.copy_seconds)
         return DumpExporter(
             self._job.runner,
-            self._job.endpoint,
+            self._dump_endpoint(),
             self._dump_installation,
             snapshot,
             backup.compression if self._outside == "none" else "none",
@@ -147,6 +149,12 @@ class Transfer:
             timeouts.lock_seconds,
         )
 
+    def _dump_endpoint(self) -> Endpoint:
+        endpoint = self._job.endpoint
+        # a container's programs are not given our environment
+        zone = {"TimeZone": DUMP_ENVIRONMENT["PGTZ"]} if endpoint.container else {}
+        return endpoint.with_settings({**dump_options(self._guard.own), **zone})
+
     def _open_worker(self, snapshot: str) -> Worker:
         timeouts = self._job.config.timeouts
         worker = open_worker(
@@ -155,6 +163,8 @@ class Transfer:
             self._installation,
             snapshot=snapshot,
             server_version=self._guard.server_version,
+            settings=self._guard.settings,
+            path=self._guard.own["search_path"],
             tables=list(self._tables.values()),
             connect_seconds=timeouts.connect_seconds,
             lock_seconds=timeouts.lock_seconds,
@@ -169,6 +179,7 @@ class Transfer:
         pair = find_pair(self._tables)
         if pair is None:
             return None
-        query = census(self._tables[pair.collections], self._tables[pair.embeddings])
-        found = worker.ask_json(query, step="counting the collections", timeout=self._job.config.timeouts.copy_seconds)
+        tables = [self._tables[label] for label in pair]
+        seconds = self._job.config.timeouts.copy_seconds
+        found = worker.ask_json(census(*tables), tables, step="counting the collections", timeout=seconds)
         return {item["name"]: CollectionEntry(uuid=item["uuid"], rows=item["rows"]) for item in found}

@@ -71,7 +71,12 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
-    """One index, with what pg_get_indexdef leaves out (tablespace, comment, statistics targets by column number)."""
+    """One index, with what pg_get_indexdef leaves out (tablespace, comment, statistics targets by column number).
+
+    Attributes:
+        follows_path: it calls functions that may look for others along the search_path. PostgreSQL builds no such index over
+            rows: from version 17 on it does so under a path of its own, and before we cannot name one for the functions alone.
+    """
 
     name: str
     definition: str
@@ -82,6 +87,14 @@ class Index(msgspec.Struct, frozen=True, kw_only=True):
     valid: bool
     constraint: str | None
     clustered: bool = False
+    follows_path: bool = False
+
+
+class Operator(msgspec.Struct, frozen=True, kw_only=True):
+    """An operator, by its schema and name."""
+
+    schema: str
+    name: str
 
 
 class Position(msgspec.Struct, frozen=True, kw_only=True):
@@ -338,6 +351,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         is_owner: whether we may drop its indexes, and change its foreign keys.
         can_create: whether we may build indexes in its schema.
         references: oids of the tables that its foreign keys, or those of its partitions, point at.
+        key_operators: what its primary key holds its columns to be equal by, in their order.
         can_alter: whether we may disable its triggers.
         types: that its columns are made of; what one is made of comes before it.
         protection: by row-level security, whether it applies to us or not.
@@ -384,6 +398,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     is_partition: bool = False
     references: tuple[int, ...] = ()
     primary_key: tuple[str, ...] = ()
+    key_operators: tuple[Operator, ...] = ()
     can_delete: bool = True
     can_alter: bool = True
     types: tuple[UserType, ...] = ()
@@ -434,6 +449,17 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
             for item in self.sequences
         )
         return msgspec.structs.replace(self, sequences=sequences)
+
+    def rows_asked_for(self, condition: str) -> Table:
+        """The same by somebody else's condition, whose names are looked for along the pinned path alone."""
+        indexes = tuple(msgspec.structs.replace(index, follows_path=False) for index in self.indexes)
+        return msgspec.structs.replace(self, condition=condition, indexes=indexes)
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether a query of it can be planned along the role's own search_path alone: PostgreSQL inlines what indexes call."""
+        mine = any(index.follows_path for index in self.indexes)
+        return mine or any(index.follows_path for partition in self.partitions for index in partition.indexes)
 
     @property
     def copied_columns(self) -> tuple[str, ...]:

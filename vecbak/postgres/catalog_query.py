@@ -45,6 +45,23 @@ def _list(item: str, source: str, order: str) -> str:
     return f"(SELECT coalesce(json_agg({item} ORDER BY {order}), '[]') FROM {source})"
 
 
+# What an index calls, however deep as far as the catalogs tell: functions in C, those that set their own path and those
+# whose body was parsed when they were made (prosqlbody, PostgreSQL 14+) look for nothing along the path.
+_FOLLOWS_PATH = """EXISTS (
+          WITH RECURSIVE called(oid) AS (
+            SELECT coalesce(o.oprcode, m.amproc, d.refobjid)::oid FROM pg_catalog.pg_depend d
+              LEFT JOIN pg_catalog.pg_operator o ON d.refclassid = 'pg_catalog.pg_operator'::regclass AND o.oid = d.refobjid
+              LEFT JOIN pg_catalog.pg_opclass oc ON d.refclassid = 'pg_catalog.pg_opclass'::regclass AND oc.oid = d.refobjid
+              LEFT JOIN pg_catalog.pg_amproc m ON m.amprocfamily = oc.opcfamily
+            WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = x.indexrelid AND (o.oid IS NOT NULL
+              OR m.oid IS NOT NULL OR d.refclassid = 'pg_catalog.pg_proc'::regclass)
+            UNION SELECT d.refobjid FROM called JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_proc'::regclass
+              AND d.objid = called.oid AND d.refclassid = 'pg_catalog.pg_proc'::regclass)
+          SELECT FROM called JOIN pg_catalog.pg_proc p ON p.oid = called.oid JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+          WHERE l.lanname NOT IN ('internal', 'c') AND to_jsonb(p) ->> 'prosqlbody' IS NULL
+            AND NOT EXISTS (SELECT FROM unnest(p.proconfig) AS s(setting) WHERE s.setting LIKE 'search_path=%'))"""
+
+
 def _indexes(table: str, also: str = "") -> str:
     """Its indexes.
 
@@ -58,7 +75,7 @@ def _indexes(table: str, also: str = "") -> str:
         'constraint', (SELECT k.conname FROM pg_catalog.pg_constraint k
           WHERE k.conindid = x.indexrelid AND k.conrelid = {table}.oid AND k.contype IN ('p', 'u', 'x')),
         'statistics', (SELECT coalesce(json_object_agg(a.attnum, a.attstattarget), '{{}}') FROM pg_catalog.pg_attribute a
-          WHERE a.attrelid = x.indexrelid AND a.attstattarget >= 0))""",
+          WHERE a.attrelid = x.indexrelid AND a.attstattarget >= 0), 'follows_path', {_FOLLOWS_PATH})""",
         f"""pg_catalog.pg_index x JOIN pg_catalog.pg_class ic ON ic.oid = x.indexrelid JOIN pg_catalog.pg_am am ON am.oid = ic.relam
         LEFT JOIN pg_catalog.pg_tablespace ts ON ts.oid = ic.reltablespace WHERE x.indrelid = {table}.oid{also}""",
         "ic.relname",
@@ -136,6 +153,18 @@ _PRIMARY_KEY = _list(
         WHERE k.conrelid = c.oid AND k.contype = 'p' AND a.attrelid = c.oid AND a.attnum = key.number""",
     "key.position",
 )
+_KEY_OPERATORS = _list(
+    "json_build_object('schema', opn.nspname, 'name', o.oprname)",
+    """pg_catalog.pg_constraint k JOIN pg_catalog.pg_index x ON x.indexrelid = k.conindid,
+        unnest(x.indclass::oid[]) WITH ORDINALITY AS key(opclass, position)
+        JOIN pg_catalog.pg_opclass oc ON oc.oid = key.opclass
+        JOIN pg_catalog.pg_am am ON am.oid = oc.opcmethod AND am.amname = 'btree'
+        JOIN pg_catalog.pg_amop ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3 AND ao.amoppurpose = 's'
+          AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+        JOIN pg_catalog.pg_operator o ON o.oid = ao.amopopr JOIN pg_catalog.pg_namespace opn ON opn.oid = o.oprnamespace
+        WHERE k.conrelid = c.oid AND k.contype = 'p'""",
+    "key.position",
+)
 _PUBLICATIONS = _list(
     "DISTINCT p.pubname",
     """pg_catalog.pg_publication p JOIN pg_catalog.pg_publication_tables t ON t.pubname = p.pubname
@@ -175,7 +204,8 @@ _COLUMNS = _list(
         'collation', (SELECT quote_ident(cn.nspname) || '.' || quote_ident(co.collname) FROM pg_catalog.pg_collation co
           JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
           WHERE co.oid = a.attcollation AND co.collname <> 'default'),
-        'send', (SELECT t.typsend::regproc::text FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typsend <> 0),
+        'send', (SELECT quote_ident(pn.nspname) || '.' || quote_ident(p.proname) FROM pg_catalog.pg_type t
+          JOIN pg_catalog.pg_proc p ON p.oid = t.typsend JOIN pg_catalog.pg_namespace pn ON pn.oid = p.pronamespace WHERE t.oid = a.atttypid),
         'binary_obstacles', {_BINARY_OBSTACLES}, 'comment', col_description(a.attrelid, a.attnum),
         'storage', (SELECT CASE a.attstorage WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'x' THEN 'EXTENDED' ELSE 'MAIN' END
           FROM pg_catalog.pg_type t WHERE t.oid = a.atttypid AND t.typstorage <> a.attstorage))""",
@@ -293,7 +323,7 @@ _TABLE = f"""json_build_object(
     {_storage("c")}, 'owner', pg_get_userbyid(c.relowner),
     'comment', obj_description(c.oid, 'pg_class'), 'can_select', has_table_privilege(c.oid, 'SELECT'),
     'can_insert', has_table_privilege(c.oid, 'INSERT'), 'is_owner', pg_has_role(c.relowner, 'USAGE'), 'can_create', has_schema_privilege(n.oid, 'CREATE'),
-    'is_partition', c.relispartition, 'references', {REFERENCES}, 'primary_key', {_PRIMARY_KEY},
+    'is_partition', c.relispartition, 'references', {REFERENCES}, 'primary_key', {_PRIMARY_KEY}, 'key_operators', {_KEY_OPERATORS},
     'can_truncate', has_table_privilege(c.oid, 'TRUNCATE'), 'row_security', row_security_active(c.oid),
     'estimated_rows', c.reltuples::bigint, 'total_bytes', {_size("pg_total_relation_size")}, 'table_bytes', {_size("pg_table_size")},
     'can_alter', pg_has_role(c.relowner, 'USAGE'), 'types', {_TYPES}, 'protection', {_protection("c")}, 'reactions', {REACTIONS},

@@ -113,6 +113,19 @@ class Endpoint:
             )
         return changes if self.password is None else {**changes, "PGPASSWORD": self.password}
 
+    def with_settings(self, settings: Mapping[str, str]) -> Endpoint:
+        """The same, for a program that cannot SET: its session begins with these settings.
+
+        Not for every run: poolers refuse startup options.
+        """
+        if not settings:
+            return self
+        before = self.parameters.get("options") or (
+            "" if self.container or self.instance else os.environ.get("PGOPTIONS", "")
+        )
+        options = " ".join([*filter(None, [before]), *(f"-c {name}={value}" for name, value in settings.items())])
+        return dataclasses.replace(self, parameters={**self.parameters, "options": options})
+
     @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be printed."""

@@ -6,16 +6,17 @@ for its locks. (One that deletes some rows alone is REPEATABLE READ instead: see
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
 
 from vecbak.errors import Busy, ConnectionFailed, Refused, TruncateFailed
-from vecbak.postgres import queries, restore_queries, untrusted
+from vecbak.postgres import queries, restore_queries, search_path, settings, untrusted
 from vecbak.postgres.catalog import Facts, Position, Table, decode_facts
 from vecbak.postgres.catalog_query import CONTROL_DATA, facts_query
 from vecbak.postgres.commit_mark import Before, CommitMark, mark_before, mark_commit
@@ -48,37 +49,81 @@ class Guard:
         self._session = session
         self.server_version = server_version
         self.fifo = fifo  # a new named pipe that this psql can read and we can fill
+        self.settings: dict[str, str] = {}  # pinned in this transaction
+        self.own: dict[str, str] = {}  # as the session was before: what `settings.read_own` tells
 
     @property
     def server_major(self) -> int:
         """PostgreSQL's major version."""
         return self.server_version // 10000
 
-    @property
-    def settings(self) -> dict[str, str]:
-        """The settings pinned in this transaction."""
-        return queries.pinned_settings(self.server_version)
-
-    def begin(self, *, writes: bool, lock_seconds: float, isolation: str = "READ COMMITTED") -> None:
-        """Open the transaction.
+    def begin(
+        self,
+        *,
+        writes: bool,
+        lock_seconds: float,
+        isolation: str = "READ COMMITTED",
+        recorded: Mapping[str, str] | None = None,
+    ) -> None:
+        """Open the transaction, and pin its settings and its search_path.
 
         Args:
             writes: whether it is to TRUNCATE or DELETE; otherwise it is READ ONLY.
             isolation: REPEATABLE READ for one that DELETEs what its own snapshot shows.
             lock_seconds: how long each lock may be waited for.
+            recorded: the settings that the files to be read were written with; None: those of today.
 
         Raises:
             SessionFailed: the server refused, a statement-pooling pooler for instance.
+            Refused: something is set that loses rows, and the role may not set it otherwise.
         """
-        access = "READ WRITE" if writes else "READ ONLY"
+        self.settings = settings.pinned_settings(self.server_version)
+        if recorded is not None:
+            self.settings = settings.as_recorded(self.settings, recorded)
         statements = queries.begin(
             self.server_version,
             isolation=isolation,
-            access=access,
+            access="READ WRITE" if writes else "READ ONLY",
             application="vecbak guard",
             lock_seconds=lock_seconds,
+            settings=self.settings,
+            observed=settings.OBSERVED,
         )
-        self._session.ask(statements, timeout=ANSWER_SECONDS, step="opening the transaction")
+        answer = self._session.ask(statements, timeout=ANSWER_SECONDS, step="opening the transaction")
+        self.own = settings.read_own(answer.text)
+        self._correct(settings.corrections(self.own, writes=writes))
+
+    def _correct(self, wanted: Mapping[str, str]) -> None:
+        for name, value in wanted.items():
+            try:
+                self.ask(f"SET LOCAL {name} = '{value}';", f"setting {name}")
+            except SessionFailed as error:
+                raise Refused(
+                    f"{name} is {self.own[name]} for this role, database or server, which can lose rows, and the role may"
+                    " not set it otherwise; nothing was done",
+                    f"Let a superuser run ALTER ROLE … RESET {name} (or ALTER DATABASE … RESET {name}, or ALTER SYSTEM RESET"
+                    f" {name}), or use another role.",
+                    output=error.output,
+                ) from None
+        self.settings = {**self.settings, **wanted}
+
+    @contextlib.contextmanager
+    def own_path(self, *, behind_postgresqls: bool = False) -> Iterator[None]:
+        """While this lasts, names are found along the role's own search_path; after an error the session is over anyway.
+
+        What is asked meanwhile must name no function, operator or type without its schema.
+
+        Args:
+            behind_postgresqls: PostgreSQL's own names come first all the same, for a definition that PostgreSQL wrote.
+        """
+        path = search_path.follow(self.own["search_path"], behind_postgresqls=behind_postgresqls)
+        self.ask(path, "following the role's search_path")
+        yield
+        self.ask(search_path.PIN, "pinning the search_path")
+
+    def planning(self, *tables: Table) -> contextlib.AbstractContextManager[None]:
+        """The path along which a query of these tables can be planned; its own names must all have their schemas."""
+        return self.own_path() if any(table.needs_path for table in tables) else contextlib.nullcontext()
 
     def lock(self, table: TableName, mode: str, *, timeout: float) -> None:
         """Lock one table.
@@ -91,15 +136,17 @@ class Guard:
             Busy: not granted in time; names who holds it.
             Refused: no such table, or no privilege.
         """
-        answer = self._session.ask(
-            queries.lock_table(table.sql, mode), timeout=timeout + ANSWER_SECONDS, step=f"locking {table}"
-        )
+        with self.own_path():
+            answer = self._session.ask(
+                queries.lock_table(table.sql, mode), timeout=timeout + ANSWER_SECONDS, step=f"locking {table}"
+            )
+            # before the path is pinned: rolling back would take the pin along
+            undo = queries.ROLLBACK_LOCK if answer.error else queries.RELEASE_LOCK
+            self._session.ask(undo, timeout=ANSWER_SECONDS, step=f"locking {table}")
         if not answer.error:
-            self._session.ask(queries.RELEASE_LOCK, timeout=ANSWER_SECONDS, step=f"locking {table}")
             return
-        self._session.ask(queries.ROLLBACK_LOCK, timeout=ANSWER_SECONDS, step=f"locking {table}")
         if answer.sqlstate in LOCK_STATES:
-            raise busy(table, timeout, self._blockers(table.sql, mode), answer)
+            raise busy(table, timeout, self.blockers(table, mode), answer)
         raise lock_refused(table, mode, answer)
 
     def resolve(self, tables: Sequence[TableName]) -> list[int]:
@@ -108,11 +155,13 @@ class Guard:
         Raises:
             Busy: a name meant another table when it was locked.
         """
-        found = self.ask_json(queries.resolve(list(tables)), "finding the tables")
-        for table, item in zip(tables, found, strict=True):
-            if not item["locked"]:
+        found = self.find(tables)
+        held = self.ask_json(queries.locked([oid for oid in found if oid is not None] or [0]), "looking at our locks")
+        oids = []
+        for table, oid in zip(tables, found, strict=True):
+            if oid is None or oid not in held:
                 raise Busy(f"the table {table} was replaced while it was being locked", "Run vecbak again.")
-        oids = [int(item["oid"]) for item in found]
+            oids.append(oid)
         for position, oid in enumerate(oids):
             if oid in oids[:position]:
                 raise same_table(tables[oids.index(oid)], tables[position])
@@ -120,11 +169,12 @@ class Guard:
 
     def find(self, tables: Sequence[TableName]) -> list[int | None]:
         """The oids of tables that need not be locked, None for those that do not exist."""
-        found = self.ask_json(queries.resolve(list(tables)), "finding the tables")
-        return [None if item["oid"] is None else int(item["oid"]) for item in found]
+        with self.own_path():
+            found = self.ask_json(queries.look_up(tables), "finding the tables")
+        return [None if oid is None else int(oid) for oid in found]
 
     def claim(self, oids: Sequence[int]) -> None:
-        """Take vecbak's advisory locks, and from here on find nothing along a search_path.
+        """Take vecbak's advisory locks.
 
         Raises:
             Busy: another vecbak run has one of them.
@@ -137,7 +187,6 @@ class Guard:
                 + (f" (server process {', '.join(str(pid) for pid in pids)})" if pids else ""),
                 "Wait until it has ended, then run vecbak again.",
             )
-        self.ask("SET LOCAL search_path = '';", "pinning the search_path")
 
     def facts(self, oids: Sequence[int]) -> Facts:
         """Everything that preflight and manifest want to know."""
@@ -157,7 +206,8 @@ class Guard:
 
     def count(self, table: Table, *, timeout: float) -> int:
         """The table's rows now."""
-        return int(self.ask_json(queries.count_rows(table), f"counting {table.name}", timeout=timeout))
+        with self.planning(table):
+            return int(self.ask_json(queries.count_rows(table), f"counting {table.name}", timeout=timeout))
 
     def row_bytes(self, table: Table, rows: int, *, binary: bool, timeout: float) -> float:
         """The mean width of a row as COPY writes it, in bytes, estimated from a sample.
@@ -168,9 +218,10 @@ class Guard:
             queries.sample_row_bytes(table, rows, binary=binary),
             queries.first_row_bytes(table, binary=binary),
         ):
-            sample = self.ask_json(
-                queries.if_possible("vecbak_sample", query), f"sampling {table.name}", timeout=timeout
-            )
+            with self.planning(table):
+                sample = self.ask_json(
+                    queries.if_possible("vecbak_sample", query), f"sampling {table.name}", timeout=timeout
+                )
             if sample is None or sample["rows"]:
                 return float(sample["bytes"]) if sample else 0.0
         return 0.0
@@ -304,7 +355,8 @@ class Guard:
 
     def blockers(self, table: TableName, mode: str) -> list[Blocker]:
         """Who holds, or waits for, what conflicts with a lock on a table."""
-        return self._blockers(table.sql, mode)
+        oid = self.find([table])[0]
+        return [] if oid is None else self._blockers(oid, mode)
 
     def close(self) -> None:
         """End the session; what was not committed is rolled back."""
@@ -343,10 +395,12 @@ class Guard:
         if self.ask_json(queries.waiting_for_us([table.oid for table in tables]), f"truncating {names}"):
             # once deadlock_timeout is over, the server would end their transaction as the deadlock's victim
             return False
-        answer = self.ask(queries.truncate(list(tables), lock_seconds), f"truncating {names}")
+        with self.planning(*tables):
+            answer = self.ask(queries.truncate(list(tables), lock_seconds), f"truncating {names}")
+            if answer.error:  # before the path is pinned: rolling back would take the pin along
+                self.ask(queries.ROLLBACK_TRUNCATE, f"truncating {names}")
         if not answer.error:
             return True
-        self.ask(queries.ROLLBACK_TRUNCATE, f"truncating {names}")
         if answer.sqlstate in LOCK_STATES:
             return False
         raise TruncateFailed(
@@ -356,7 +410,8 @@ class Guard:
         )
 
     def _after_truncate(self, tables: Sequence[Table], before: Before) -> Truncated:
-        state = self.ask_json(queries.after_truncate(list(tables)), "checking the TRUNCATE")
+        with self.planning(*tables):
+            state = self.ask_json(queries.after_truncate(list(tables)), "checking the TRUNCATE")
         left = {table.oid: int(rows) for table, rows in zip(tables, state["rows"], strict=True)}
         if any(left.values()) or state["locked"] != len(tables):
             self.ask(queries.ROLLBACK_TRUNCATE, "undoing the TRUNCATE")
@@ -378,14 +433,13 @@ class Guard:
         return "\n".join(
             f"{table.name}: {blocker}"
             for table in tables
-            for blocker in self._blockers(table.sql, "ACCESS EXCLUSIVE")
+            for blocker in self._blockers(table.oid, "ACCESS EXCLUSIVE")
             if blocker.granted
         )
 
-    def _blockers(self, relation: str, mode: str) -> list[Blocker]:
+    def _blockers(self, oid: int, mode: str) -> list[Blocker]:
         return [
-            Blocker(**item)
-            for item in self.ask_json(queries.blockers(relation, mode), "looking for who holds the lock")
+            Blocker(**item) for item in self.ask_json(queries.blockers(oid, mode), "looking for who holds the lock")
         ]
 
 

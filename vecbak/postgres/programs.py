@@ -23,6 +23,8 @@ from vecbak.postgres.queries import milliseconds
 from vecbak.postgres.runner import Runner
 
 DEBIAN_FOLDERS = Path("/usr/lib/postgresql")
+# pg_dump pins no time zone; what every pooler lets through (libpq hands it over as a parameter of the session's start)
+DUMP_ENVIRONMENT = {"PGTZ": "UTC"}
 OLDEST_PSQL = 13  # \warn, :ROW_COUNT and :SQLSTATE
 
 

@@ -5,10 +5,13 @@ DESIGN.md section 2 says why each statement stands where it stands.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from vecbak.postgres.catalog import Sequence, Table
+from vecbak.postgres import search_path
+from vecbak.postgres.catalog import Sequence as TableSequence
+from vecbak.postgres.catalog import Table
 from vecbak.postgres.names import TableName, quote_identifier, quote_literal, quote_name
+from vecbak.postgres.settings import pinned_settings
 
 ADVISORY_CLASS = 0x76656362  # "vecb": the upper half of the advisory keys, the table's oid is the lower
 
@@ -37,51 +40,49 @@ CONFLICTING_MODES = {
 }
 
 
-def pinned_settings(server_version: int) -> dict[str, str]:
-    """The settings that a backup's content, or its survival, depends on; the same that pg_dump pins.
-
-    Args:
-        server_version: server_version_num, e.g. 180004.
-    """
-    settings = {
-        "statement_timeout": "0",
-        "idle_in_transaction_session_timeout": "0",
-        "client_encoding": "UTF8",
-        "DateStyle": "ISO",
-        "IntervalStyle": "postgres",
-        "TimeZone": "UTC",
-        "extra_float_digits": "3",
-        "row_security": "off",
-        "synchronize_seqscans": "off",
-    }
-    if server_version >= 140000:
-        settings["client_connection_check_interval"] = "1s"
-    if server_version >= 170000:
-        settings["transaction_timeout"] = "0"
-    return settings
-
-
 def milliseconds(seconds: float) -> int:
     """For PostgreSQL's timeouts, where 0 would mean: wait for ever."""
     return max(1, round(seconds * 1000))
 
 
-def begin(server_version: int, *, isolation: str, access: str, application: str, lock_seconds: float) -> str:
+def begin(
+    server_version: int,
+    *,
+    isolation: str,
+    access: str,
+    application: str,
+    lock_seconds: float,
+    settings: Mapping[str, str] | None = None,
+    observed: Sequence[str] = (),
+    own_path: bool = False,
+) -> str:
     """Open a transaction and pin its settings; SET LOCAL, so that a transaction-pooling pooler keeps them with us.
+
+    Not one of these statements is a query: none calls a function that somebody else may have made, none takes a snapshot.
 
     Args:
         isolation: READ COMMITTED or REPEATABLE READ.
         access: READ ONLY or READ WRITE.
         application: for pg_stat_activity.
         lock_seconds: lock_timeout.
+        settings: to pin; None: those of `pinned_settings`.
+        observed: settings to tell before anything is pinned, and then the role's own search_path.
+        own_path: leave that in force, for the names of LOCK TABLE; whoever asks pins it afterwards.
     """
-    settings = {
-        **pinned_settings(server_version),
+    pins = {
+        **(pinned_settings(server_version) if settings is None else settings),
         "lock_timeout": f"{milliseconds(lock_seconds)}ms",
         "application_name": application,
     }
-    pins = [f"SET LOCAL {name} = '{value}';" for name, value in settings.items()]
-    return "\n".join([f"BEGIN ISOLATION LEVEL {isolation} {access};", *pins])
+    return "\n".join(
+        [
+            f"BEGIN ISOLATION LEVEL {isolation} {access};",
+            *(f"SHOW {name};" for name in observed),
+            *(f"SET LOCAL {name} = '{value}';" for name, value in pins.items()),
+            *(["SHOW search_path;"] if observed else []),
+            *([] if own_path else [search_path.PIN]),
+        ]
+    )
 
 
 def attempt(savepoint: str, statement: str) -> str:
@@ -104,15 +105,18 @@ RELEASE_LOCK = "RELEASE SAVEPOINT vecbak_lock;"
 ROLLBACK_LOCK = "ROLLBACK TO SAVEPOINT vecbak_lock;"
 
 
-def resolve(tables: list[TableName]) -> str:
-    """Which tables the names mean, and whether it is they that we have locked."""
-    rows = ", ".join(f"({position}, to_regclass({quote_literal(name.sql)}))" for position, name in enumerate(tables))
+def look_up(tables: Sequence[TableName]) -> str:
+    """The oids that names mean along the path in force, null where there is no table; it runs under the role's own."""
+    found = ", ".join(f"pg_catalog.to_regclass({quote_literal(name.sql)})::pg_catalog.oid" for name in tables)
+    return f"SELECT pg_catalog.json_build_array({found});"
+
+
+def locked(oids: Sequence[int]) -> str:
+    """Those of these tables that we have locked."""
+    ids = ", ".join(str(oid) for oid in oids)
     return f"""
-SELECT json_agg(json_build_object('oid', t.relation::oid::bigint, 'locked', EXISTS (
-    SELECT FROM pg_catalog.pg_locks l
-    WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation = t.relation::oid AND l.granted)
-  ) ORDER BY t.position)
-FROM (VALUES {rows}) AS t(position, relation);
+SELECT coalesce(json_agg(DISTINCT l.relation::bigint), '[]') FROM pg_catalog.pg_locks l
+WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND l.relation IN ({ids}) AND l.granted;
 """
 
 
@@ -122,7 +126,7 @@ def advisory_locks(oids: list[int]) -> str:
     return f"SELECT coalesce(json_agg(t.oid), '[]') FROM (VALUES {keys}) AS t(oid, granted) WHERE NOT t.granted;"
 
 
-def blockers(relation: str, mode: str) -> str:
+def blockers(oid: int, mode: str) -> str:
     """Who holds, or waits for, what conflicts with a lock on a table.
 
     pg_blocking_pids() knows only of the moment of waiting (https://www.postgresql.org/docs/current/functions-info.html);
@@ -135,7 +139,7 @@ SELECT coalesce(json_agg(json_build_object('pid', l.pid, 'mode', l.mode, 'grante
     'seconds', round(extract(epoch FROM clock_timestamp() - a.xact_start)))
   ORDER BY l.granted DESC, a.xact_start), '[]')
 FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
-WHERE l.locktype = 'relation' AND l.relation = to_regclass({quote_literal(relation)})::oid
+WHERE l.locktype = 'relation' AND l.relation = {oid}
   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
   AND l.pid IS DISTINCT FROM pg_backend_pid() AND l.mode IN ({modes});
 """
@@ -152,11 +156,11 @@ WHERE l.locktype = 'advisory' AND l.classid = {ADVISORY_CLASS}::oid AND l.objid 
 
 
 def count_rows(table: Table) -> str:
-    """The table's rows that are meant, in this statement's snapshot."""
-    return f"SELECT count(*) FROM {table.source}{table.where};"
+    """The table's rows that are meant, in this statement's snapshot; it may run under the role's own path."""
+    return f"SELECT pg_catalog.count(*) FROM {table.source}{table.where};"
 
 
-def sequence_positions(sequences: Iterable[Sequence]) -> str:
+def sequence_positions(sequences: Iterable[TableSequence]) -> str:
     """Where sequences stand, by oid; each says so itself, whether or not it was ever used."""
     rows = " UNION ALL ".join(
         f"SELECT {oid} AS oid, last_value, is_called FROM {sql}"
@@ -169,7 +173,7 @@ def sequence_positions(sequences: Iterable[Sequence]) -> str:
 def sample_row_bytes(table: Table, rows: int, *, binary: bool) -> str:
     """The mean width of a row as COPY writes it, in bytes, from about a hundred rows spread over the table."""
     percent = 100 if rows <= 200 else max(0.0001, min(100, 20_000 / rows))
-    return _row_bytes(table, f" TABLESAMPLE SYSTEM ({percent:.6f}){table.where} LIMIT 200", binary=binary)
+    return _row_bytes(table, f" TABLESAMPLE pg_catalog.system ({percent:.6f}){table.where} LIMIT 200", binary=binary)
 
 
 def first_row_bytes(table: Table, *, binary: bool) -> str:
@@ -180,18 +184,21 @@ def first_row_bytes(table: Table, *, binary: bool) -> str:
 def _row_bytes(table: Table, sample: str, *, binary: bool) -> str:
     if binary:
         sends = [(column.send, quote_identifier(column.name)) for column in table.columns if not column.generated]
-        width = " + ".join(["2", *(f"4 + coalesce(octet_length({send}({name})), 0)" for send, name in sends)])
+        lengths = (
+            f"4 OPERATOR(pg_catalog.+) COALESCE(pg_catalog.octet_length({send}({name})), 0)" for send, name in sends
+        )
+        width = " OPERATOR(pg_catalog.+) ".join(["2", *lengths])
     else:
-        width = f"octet_length(ROW({table.column_list})::text)"
+        width = f"pg_catalog.octet_length(ROW({table.column_list})::pg_catalog.text)"
     return f"""
-SELECT json_build_object('rows', count(*), 'bytes', coalesce(avg(s.width), 0))
+SELECT pg_catalog.json_build_object('rows', pg_catalog.count(*), 'bytes', COALESCE(pg_catalog.avg(s.width), 0))
 FROM (SELECT {width} AS width FROM {table.source}{sample}) AS s;
 """
 
 
 def import_snapshot(snapshot: str) -> str:
     """See what the guard saw (https://www.postgresql.org/docs/current/sql-set-transaction.html)."""
-    return f"SET TRANSACTION SNAPSHOT {quote_literal(snapshot)};\nSET LOCAL search_path = '';"
+    return f"SET TRANSACTION SNAPSHOT {quote_literal(snapshot)};"
 
 
 def lock_nowait(tables: list[Table]) -> str:
@@ -286,12 +293,13 @@ ROLLBACK_TRUNCATE = "ROLLBACK TO SAVEPOINT vecbak_truncate;"
 
 def after_truncate(tables: list[Table]) -> str:
     """What must hold before COMMIT: rows left, how many of our tables are locked; and our transaction's id."""
-    counts = ", ".join(f"(SELECT count(*) FROM {table.sql})" for table in tables)
+    counts = ", ".join(f"(SELECT pg_catalog.count(*) FROM {table.sql})" for table in tables)
     oids = ", ".join(str(table.oid) for table in tables)
     return f"""
-SELECT json_build_object('rows', ARRAY[{counts}], 'xid', pg_current_xact_id()::text, 'locked', (
-  SELECT count(DISTINCT relation) FROM pg_catalog.pg_locks WHERE pid = pg_backend_pid() AND locktype = 'relation'
-    AND mode = 'AccessExclusiveLock' AND granted AND relation IN ({oids})));
+SELECT pg_catalog.json_build_object('rows', ARRAY[{counts}], 'xid', pg_catalog.pg_current_xact_id()::pg_catalog.text, 'locked', (
+  SELECT pg_catalog.count(DISTINCT relation) FROM pg_catalog.pg_locks WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()
+    AND locktype OPERATOR(pg_catalog.=) 'relation' AND mode OPERATOR(pg_catalog.=) 'AccessExclusiveLock' AND granted
+    AND relation OPERATOR(pg_catalog.=) ANY (ARRAY[{oids}]::pg_catalog.oid[])));
 """
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from vecbak.postgres.catalog import Index, Position, Table
+from vecbak.postgres.catalog import Index, Operator, Position, Table
 from vecbak.postgres.catalog import Sequence as OwnedSequence
-from vecbak.postgres.names import TableName, quote_identifier, quote_literal, quote_name
+from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 from vecbak.postgres.queries import attempt, milliseconds
 
 
@@ -34,15 +34,13 @@ def copy_out(source: str, columns: Sequence[str], file: str, options: str) -> st
     return f"\\copy (SELECT {names} FROM ONLY {source}) to '{quoted}' with ({options})"
 
 
-def strongest_lock(table: TableName) -> str:
+def strongest_lock(oid: int) -> str:
     """The lock that keeps other writers out, if we may take it; with INSERT alone one may not (src/backend/commands/lockcmds.c).
 
     Without it a row that comes between makes the counts disagree, and the restore fail.
     """
     return f"""
-SELECT pg_catalog.to_json(CASE WHEN pg_catalog.has_table_privilege(pg_catalog.to_regclass({quote_literal(table.sql)})::pg_catalog.oid,
-    'UPDATE, DELETE, TRUNCATE')
-  THEN 'SHARE ROW EXCLUSIVE' ELSE 'ROW EXCLUSIVE' END);
+SELECT pg_catalog.to_json(CASE WHEN pg_catalog.has_table_privilege({oid}::pg_catalog.oid, 'UPDATE, DELETE, TRUNCATE') THEN 'SHARE ROW EXCLUSIVE' ELSE 'ROW EXCLUSIVE' END);
 """
 
 
@@ -92,31 +90,41 @@ def conflicts(scratch: str, table: Table, columns: Sequence[str]) -> str:
     names = table.key_among(columns)
     key = ", ".join(f"s.{quote_identifier(name)}" for name in names)
     return f"""
-SELECT json_build_object('count', count(*), 'key', min(ROW({key})::text))
-FROM {scratch} s JOIN {table.source} t ON {_same_key(names)}
-WHERE ROW({_listed("s", columns)})::text IS DISTINCT FROM ROW({_listed("t", columns)})::text;
+SELECT pg_catalog.json_build_object('count', pg_catalog.count(*), 'key', pg_catalog.min(ROW({key})::pg_catalog.text))
+FROM {scratch} s JOIN {table.source} t ON {same_key(table)}
+WHERE ROW({_listed("s", columns)})::pg_catalog.text OPERATOR(pg_catalog.<>) ROW({_listed("t", columns)})::pg_catalog.text;
 """
 
 
-def insert_missing(scratch: str, table: Table, columns: Sequence[str], *, skip_conflicts: bool) -> str:
-    """Insert the rows whose key is not there; without a primary key, as many of equal rows as there are too few.
+def drop_present(scratch: str, table: Table, columns: Sequence[str]) -> str:
+    """Remove from a scratch table the rows whose key is there; without a primary key, as many of equal rows as are there."""
+    if table.key_among(columns):
+        return f"DELETE FROM {scratch} s USING {table.source} t WHERE {same_key(table)};"
+    ours, theirs = (f"ROW({_listed(alias, columns)})::pg_catalog.text" for alias in "rt")
+    return f"""
+DELETE FROM {scratch} WHERE ctid OPERATOR(pg_catalog.=) ANY (
+  SELECT s.id FROM (
+    SELECT r.ctid AS id, {ours} AS line, pg_catalog.row_number() OVER (PARTITION BY {ours}) AS number FROM {scratch} r) s
+  JOIN (SELECT {theirs} AS line, pg_catalog.count(*) AS number FROM {table.source} t GROUP BY 1) t
+    ON t.line OPERATOR(pg_catalog.=) s.line
+  WHERE s.number OPERATOR(pg_catalog.<=) t.number);
+"""
+
+
+def insert_all(scratch: str, table: Table, columns: Sequence[str], *, skip_conflicts: bool = False) -> str:
+    """Insert every row of a scratch table; it runs under the role's own path.
 
     Args:
-        skip_conflicts: leave out rows that break another unique constraint too.
+        skip_conflicts: leave out rows that break a unique constraint.
     """
-    if key := table.key_among(columns):
-        missing = f"{scratch} s WHERE NOT EXISTS (SELECT FROM {table.source} t WHERE {_same_key(key)})"
-    else:
-        ours, theirs = (f"ROW({_listed(alias, columns)})::text" for alias in "rt")
-        missing = f"""(
-  SELECT r.*, {ours} AS "vecbak row", row_number() OVER (PARTITION BY {ours}) AS "vecbak number" FROM {scratch} r) s
-LEFT JOIN (SELECT {theirs} AS line, count(*) AS number FROM {table.source} t GROUP BY 1) t ON t.line = s."vecbak row"
-WHERE s."vecbak number" > coalesce(t.number, 0)"""
     names = ", ".join(quote_identifier(name) for name in columns)
-    return (
-        f"INSERT INTO {table.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {_listed('s', columns)} FROM {missing}"
-        f"{' ON CONFLICT DO NOTHING' if skip_conflicts else ''};"
-    )
+    end = " ON CONFLICT DO NOTHING" if skip_conflicts else ""
+    return f"INSERT INTO {table.sql} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM {scratch}{end};"
+
+
+def analyze(table: Table) -> str:
+    """ANALYZE, without ending psql: from PostgreSQL 17 on it fails where a function needs the role's own path."""
+    return attempt("vecbak_analyze", f"ANALYZE {table.sql};")
 
 
 def furthest_value(table: Table, sequence: OwnedSequence) -> str:
@@ -160,6 +168,22 @@ def set_sequence(oid: int, position: Position) -> str:
     return f"SELECT pg_catalog.setval({oid}::regclass, {position.value}, {str(position.is_called).lower()});"
 
 
+def validate_constraint(schema: str, table: str, name: str) -> str:
+    """Hold the rows against a constraint that was made NOT VALID; it runs under the role's own path."""
+    return f"ALTER TABLE {quote_name(schema, table)} VALIDATE CONSTRAINT {quote_identifier(name)};"
+
+
+def index_definition(schema: str, name: str) -> str:
+    """An index as PostgreSQL says it."""
+    return f"SELECT to_json(pg_get_indexdef({quote_literal(quote_name(schema, name))}::regclass));"
+
+
+def constraint_definition(table: Table, name: str) -> str:
+    """A constraint as PostgreSQL says it."""
+    condition = f"conrelid = {table.oid} AND conname = {quote_literal(name)}"
+    return f"SELECT to_json(pg_get_constraintdef(oid)) FROM pg_catalog.pg_constraint WHERE {condition};"
+
+
 def schema_exists(schema: str) -> str:
     """Whether a schema is there."""
     return f"SELECT to_json(to_regnamespace({quote_literal(quote_identifier(schema))}) IS NOT NULL);"
@@ -176,8 +200,18 @@ def unknown_types(types: Sequence[str]) -> str:
     return f"SELECT coalesce(json_agg(t.name), '[]') FROM (VALUES {rows}) AS t(name) WHERE to_regtype(t.name) IS NULL;"
 
 
-def _same_key(key: Sequence[str]) -> str:
-    return " AND ".join(f"s.{quote_identifier(name)} = t.{quote_identifier(name)}" for name in key)
+def same_key(table: Table) -> str:
+    """A condition: a row `s` has the key of a row `t`, by what the key itself holds to be equal (of citext, say)."""
+    operators = table.key_operators if len(table.key_operators) == len(table.primary_key) else ()
+    equal = [_operator(item) for item in operators] or ["OPERATOR(pg_catalog.=)"] * len(table.primary_key)
+    pairs = zip(map(quote_identifier, table.primary_key), equal, strict=True)
+    return " AND ".join(f"s.{name} {operator} t.{name}" for name, operator in pairs)
+
+
+def _operator(operator: Operator) -> str:
+    if not re.fullmatch(r"[-+*/<>=~!@#%^&|`?]+", operator.name) or re.search(r"--|/\*", operator.name):
+        return "OPERATOR(pg_catalog.=)"  # none that a server has: from a manifest, for a dry run
+    return f"OPERATOR({quote_identifier(operator.schema)}.{operator.name})"
 
 
 def _listed(alias: str, columns: Sequence[str]) -> str:

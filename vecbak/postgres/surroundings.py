@@ -13,7 +13,7 @@ from vecbak.postgres.names import quote_identifier
 SAMPLED_ROWS = 1000
 
 _VECTOR = re.compile(r"(?:.*\.)?(?:vector|halfvec|sparsevec)(?:\((?P<dimensions>\d+)\))?", re.DOTALL)
-_CAST_TO_ARRAY = re.compile(r"(?:.*\.)?(?:vector|halfvec)", re.DOTALL)
+_DENSE = re.compile(r"(?:.*\.)?(?:vector|halfvec)", re.DOTALL)
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,13 +38,16 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     vector: str | None
 
 
+# asked outside a transaction too, where no search_path is pinned: everything with its schema
 _LINK = """
-SELECT json_build_object('pid', pg_backend_pid(), 'application', current_setting('application_name'),
-  'user', current_user, 'database', current_database(), 'version', current_setting('server_version'),
-  'superuser', (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user),
-  'in_recovery', pg_is_in_recovery(), 'server_address', host(inet_server_addr()),
-  'tls', (SELECT version || ' ' || cipher FROM pg_catalog.pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl),
-  'vector', (SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'vector'));
+SELECT pg_catalog.json_build_object('pid', pg_catalog.pg_backend_pid(),
+  'application', pg_catalog.current_setting('application_name'), 'user', current_user,
+  'database', pg_catalog.current_database(), 'version', pg_catalog.current_setting('server_version'),
+  'superuser', (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user),
+  'in_recovery', pg_catalog.pg_is_in_recovery(), 'server_address', pg_catalog.host(pg_catalog.inet_server_addr()),
+  'tls', (SELECT pg_catalog.concat_ws(' ', version, cipher) FROM pg_catalog.pg_stat_ssl
+    WHERE pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid() AND ssl),
+  'vector', (SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'vector'));
 """
 
 
@@ -63,17 +66,21 @@ def vector_dimensions(guard: Guard, table: Table) -> dict[str, tuple[int, ...]]:
         if match["dimensions"]:
             found[column.name] = (int(match["dimensions"]),)
         else:
-            found[column.name] = _sampled(guard, table, column.name) if _CAST_TO_ARRAY.fullmatch(column.type) else ()
+            found[column.name] = _sampled(guard, table, column.name) if _DENSE.fullmatch(column.type) else ()
     return found
 
 
 def _sampled(guard: Guard, table: Table, column: str) -> tuple[int, ...]:
     name = quote_identifier(column)
+    # by its text: a cast would be that of whoever made a type of this name
+    dimensions = f"pg_catalog.array_length(pg_catalog.string_to_array(pg_catalog.concat({name}), ','), 1)"
     query = (
-        f"SELECT coalesce(json_agg(DISTINCT s.d), '[]') FROM (SELECT array_length({name}::real[], 1) AS d"
+        f"SELECT COALESCE(pg_catalog.json_agg(DISTINCT s.d), '[]') FROM (SELECT {dimensions} AS d"
         f" FROM {table.source} WHERE {name} IS NOT NULL LIMIT {SAMPLED_ROWS}) AS s;"
     )
-    return tuple(guard.ask_json(query, f"reading the dimensions of {table.name}.{column}"))
+    with guard.planning(table):
+        found = guard.ask_json(query, f"reading the dimensions of {table.name}.{column}")
+    return tuple(found)
 
 
 # bit strings are vectors where a vector index says so; a partition is part of its parent

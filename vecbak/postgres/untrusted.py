@@ -37,7 +37,7 @@ QUERIES = frozenset({"SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "Cr
 
 _ALTERATIONS = (
     "AT_AddConstraint AT_ClusterOn AT_DisableRule AT_DisableTrig AT_EnableAlwaysRule AT_EnableAlwaysTrig AT_EnableRowSecurity"
-    " AT_EnableRule AT_EnableTrig AT_ForceRowSecurity AT_SetStatistics AT_SetStorage"
+    " AT_EnableRule AT_EnableTrig AT_ForceRowSecurity AT_SetStatistics AT_SetStorage AT_ValidateConstraint"
 )
 # what the judge takes for granted; a role's own setting may say otherwise
 AS_JUDGED = "SET LOCAL standard_conforming_strings = on;"

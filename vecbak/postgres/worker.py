@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vecbak.errors import Busy
-from vecbak.postgres import queries
+from vecbak.postgres import queries, search_path
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.connection import Endpoint
 from vecbak.postgres.guard import ANSWER_SECONDS
@@ -18,30 +19,46 @@ from vecbak.postgres.session import Session, SessionFailed, open_session
 class Worker:
     """One session inside the guard's snapshot; made by `open_worker`, in the thread that goes on to use it."""
 
-    def __init__(self, session: Session, backend_pid: int) -> None:
+    def __init__(self, session: Session, backend_pid: int, path: str) -> None:
         self._session = session
+        self._path = path
         self.backend_pid = backend_pid
 
     def count(self, table: Table, *, timeout: float) -> int:
         """The table's rows under the snapshot."""
-        return int(self._session.ask_json(queries.count_rows(table), timeout=timeout, step=f"counting {table.name}"))
+        return int(self.ask_json(queries.count_rows(table), [table], step=f"counting {table.name}", timeout=timeout))
 
-    def ask_json(self, query: str, *, step: str, timeout: float) -> Any:
-        """One JSON value, read under the snapshot."""
-        return self._session.ask_json(query, timeout=timeout, step=step)
+    def ask_json(self, query: str, tables: Sequence[Table], *, step: str, timeout: float) -> Any:
+        """One JSON value, read from these tables under the snapshot."""
+        with self._planning(tables):
+            return self._session.ask_json(query, timeout=timeout, step=step)
 
-    def copy(self, request: str, take: Callable[[memoryview], None], *, step: str, timeout: float) -> int:
+    @contextlib.contextmanager
+    def _planning(self, tables: Sequence[Table]) -> Iterator[None]:
+        """As `Guard.planning`."""
+        if not any(table.needs_path for table in tables):
+            yield
+            return
+        self._session.ask(
+            search_path.follow(self._path), timeout=ANSWER_SECONDS, step="following the role's search_path"
+        )
+        yield
+        self._session.ask(search_path.PIN, timeout=ANSWER_SECONDS, step="pinning the search_path")
+
+    def copy(self, request: str, table: Table, take: Callable[[memoryview], None], *, step: str, timeout: float) -> int:
         r"""Run a `\copy` and hand on what it writes; the rows that psql says it copied.
 
         Args:
             request: from `vecbak.postgres.queries.copy_out`.
+            table: that it reads.
             take: called with each piece; what it raises ends the session.
             step: what is being done, for messages.
 
         Raises:
             SessionFailed: the copy failed (the server, a signal) or took longer than `timeout` seconds.
         """
-        return self._session.copy_out(request, take, timeout=timeout, step=step)
+        with self._planning([table]):
+            return self._session.copy_out(request, take, timeout=timeout, step=step)
 
     def close(self) -> None:
         """End the session and with it its locks."""
@@ -59,6 +76,8 @@ def open_worker(
     *,
     snapshot: str,
     server_version: int,
+    settings: Mapping[str, str],
+    path: str,
     tables: Sequence[Table],
     connect_seconds: float,
     lock_seconds: float,
@@ -68,6 +87,8 @@ def open_worker(
     Args:
         snapshot: from the guard.
         server_version: the guard's server_version_num.
+        settings: the guard's.
+        path: the role's own search_path.
         tables: all tables of the run.
 
     Raises:
@@ -84,6 +105,7 @@ def open_worker(
                 access="READ ONLY",
                 application="vecbak worker",
                 lock_seconds=lock_seconds,
+                settings=settings,
             ),
             queries.import_snapshot(snapshot),
             queries.lock_nowait(list(tables)),
@@ -105,4 +127,4 @@ def open_worker(
     if identity["oids"] != list(queries.copied_relations(list(tables)).values()):
         session.kill()
         raise Busy("a table was replaced while the backup began", "Run vecbak again.")
-    return Worker(session, int(identity["pid"]))
+    return Worker(session, int(identity["pid"]), path)

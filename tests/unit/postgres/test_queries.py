@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.examples import column, table
-from vecbak.postgres import queries
+from vecbak.postgres import queries, settings
 from vecbak.postgres.names import TableName
 
 ITEMS = table("items", 16384)
@@ -18,18 +18,31 @@ def test_begin_pins_what_a_backup_depends_on():
     ).splitlines()
     assert statements == [
         "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;",
-        "SET LOCAL statement_timeout = '0';",
-        "SET LOCAL idle_in_transaction_session_timeout = '0';",
-        "SET LOCAL client_encoding = 'UTF8';",
-        "SET LOCAL DateStyle = 'ISO';",
-        "SET LOCAL IntervalStyle = 'postgres';",
-        "SET LOCAL TimeZone = 'UTC';",
-        "SET LOCAL extra_float_digits = '3';",
-        "SET LOCAL row_security = 'off';",
-        "SET LOCAL synchronize_seqscans = 'off';",
+        *(f"SET LOCAL {name} = '{value}';" for name, value in settings.pinned_settings(130000).items()),
         "SET LOCAL lock_timeout = '5000ms';",
         "SET LOCAL application_name = 'vecbak guard';",
+        "SET LOCAL search_path = pg_catalog, pg_temp;",
     ]
+
+
+def test_what_is_observed_is_told_before_it_is_pinned_and_nothing_is_a_query():
+    lines = queries.begin(
+        180000,
+        isolation="REPEATABLE READ",
+        access="READ ONLY",
+        application="x",
+        lock_seconds=1,
+        observed=("bytea_output", "lc_monetary"),
+    ).splitlines()
+    assert lines[1:3] == ["SHOW bytea_output;", "SHOW lc_monetary;"]
+    assert lines[-2:] == ["SHOW search_path;", "SET LOCAL search_path = pg_catalog, pg_temp;"]
+    # a query would take the snapshot of a REPEATABLE READ before its locks
+    assert {line.split()[0] for line in lines} == {"BEGIN", "SHOW", "SET"}
+
+
+def test_pasted_commands_lock_by_name_before_the_path_is_pinned():
+    told = queries.begin(180000, isolation="x", access="y", application="z", lock_seconds=1, own_path=True)
+    assert "search_path" not in told
 
 
 @pytest.mark.parametrize(
@@ -43,7 +56,7 @@ def test_begin_pins_what_a_backup_depends_on():
     ],
 )
 def test_newer_servers_have_more_to_pin(version, names):
-    assert queries.pinned_settings(version).keys() - queries.pinned_settings(130000).keys() == names
+    assert settings.pinned_settings(version).keys() - settings.pinned_settings(130000).keys() == names
 
 
 def test_a_short_lock_timeout_is_not_none_at_all():
@@ -76,8 +89,8 @@ def test_a_part_goes_through_a_compressor_whose_shell_opens_the_file():
 
 
 def test_a_partitioned_tables_rows_are_its_partitions_rows():
-    assert queries.count_rows(ITEMS) == 'SELECT count(*) FROM ONLY "public"."items";'
-    assert queries.count_rows(table("items", kind="p")) == 'SELECT count(*) FROM "public"."items";'
+    assert queries.count_rows(ITEMS) == 'SELECT pg_catalog.count(*) FROM ONLY "public"."items";'
+    assert queries.count_rows(table("items", kind="p")) == 'SELECT pg_catalog.count(*) FROM "public"."items";'
 
 
 def test_workers_take_their_locks_at_once_or_not_at_all():
@@ -109,15 +122,13 @@ def test_truncate_is_one_statement_and_never_cascades():
 
 def test_after_truncate_counts_what_truncate_emptied():
     query = queries.after_truncate([ITEMS, ODD])
-    assert '(SELECT count(*) FROM "public"."items"), (SELECT count(*) FROM "S"."O""dd")' in query
-    assert "relation IN (16384, 16390)" in query
+    assert '(SELECT pg_catalog.count(*) FROM "public"."items"), (SELECT pg_catalog.count(*) FROM "S"."O""dd")' in query
+    assert "ARRAY[16384, 16390]" in query
     assert "ONLY" not in query
 
 
-def test_a_worker_sees_the_snapshot_and_nothing_along_a_search_path():
-    assert queries.import_snapshot("00000003-1-1") == (
-        "SET TRANSACTION SNAPSHOT '00000003-1-1';\nSET LOCAL search_path = '';"
-    )
+def test_a_worker_sees_the_snapshot():
+    assert queries.import_snapshot("00000003-1-1") == "SET TRANSACTION SNAPSHOT '00000003-1-1';"
 
 
 def test_commit_lets_psql_say_what_it_was_told():
@@ -135,13 +146,13 @@ def test_advisory_keys_are_distinct_and_fit_a_signed_bigint(oids):
 
 
 def test_names_are_resolved_quoted():
-    query = queries.resolve([TableName(None, "it's"), TableName("s", 'a"b')])
-    assert """(0, to_regclass('"it''s"')), (1, to_regclass('"s"."a""b"'))""" in query
+    query = queries.look_up([TableName(None, "it's"), TableName("s", 'a"b')])
+    assert """pg_catalog.to_regclass('"it''s"')::pg_catalog.oid, pg_catalog.to_regclass('"s"."a""b"')::""" in query
 
 
 @pytest.mark.parametrize("rows", [0, 1, 200, 201, 10**6, 10**12])
 def test_a_sample_is_a_percentage(rows):
-    percent = float(re.search(r"SYSTEM \(([\d.]+)\)", queries.sample_row_bytes(ITEMS, rows, binary=False)).group(1))
+    percent = float(re.search(r"system \(([\d.]+)\)", queries.sample_row_bytes(ITEMS, rows, binary=False)).group(1))
     assert 0 < percent <= 100
 
 
@@ -152,9 +163,10 @@ def test_every_mode_that_vecbak_locks_in_conflicts_with_access_exclusive():
 @pytest.mark.parametrize(
     "query",
     [
-        queries.resolve([TableName(None, "a")]),
+        queries.look_up([TableName(None, "a")]),
+        queries.locked([1]),
         queries.advisory_locks([1]),
-        queries.blockers('"a"', "ACCESS SHARE"),
+        queries.blockers(1, "ACCESS SHARE"),
         queries.advisory_holders([1]),
         queries.count_rows(ITEMS),
         queries.sample_row_bytes(ITEMS, 5, binary=False),

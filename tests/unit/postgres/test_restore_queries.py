@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.unit.examples import column, table
 from tests.unit.postgres.test_definitions import NAME, an_index
 from vecbak.postgres import restore_queries
-from vecbak.postgres.catalog import Sequence, UserType
+from vecbak.postgres.catalog import Operator, Sequence, UserType
 from vecbak.postgres.names import quote_identifier, quote_name
 
 
@@ -35,21 +35,30 @@ def test_a_lock_is_asked_for_without_ending_psql():
     assert made.startswith("SET LOCAL lock_timeout = '100ms';\nSAVEPOINT vecbak_exclusive;\n\\set ON_ERROR_STOP off")
 
 
-def test_rows_are_the_same_by_their_key_if_there_is_one():
+def test_rows_are_the_same_by_what_their_key_holds_to_be_equal():
     keyed = table(primary_key=("id",))
-    made = restore_queries.insert_missing("pg_temp.x", keyed, ("id", "text"), skip_conflicts=True)
-    assert (
-        'WHERE NOT EXISTS (SELECT FROM ONLY "public"."items" t WHERE s."id" = t."id") ON CONFLICT DO NOTHING;' in made
+    assert restore_queries.drop_present("pg_temp.x", keyed, ("id", "text")) == (
+        'DELETE FROM pg_temp.x s USING ONLY "public"."items" t WHERE s."id" OPERATOR(pg_catalog.=) t."id";'
     )
-    assert "OVERRIDING SYSTEM VALUE" in made
-    made = restore_queries.insert_missing("pg_temp.x", keyed, ("id", "text"), skip_conflicts=False)
-    assert "ON CONFLICT" not in made
+    own = table(primary_key=("id",), key_operators=(Operator(schema="t", name="=="),))
+    assert 's."id" OPERATOR("t".==) t."id"' in restore_queries.same_key(own)
+    forged = table(primary_key=("id",), key_operators=(Operator(schema="t", name="=) OR (1=1 --"),))
+    assert restore_queries.same_key(forged) == 's."id" OPERATOR(pg_catalog.=) t."id"'
+
+
+def test_what_is_left_is_inserted_without_a_comparison():
+    made = restore_queries.insert_all("pg_temp.x", table(), ("id", "text"), skip_conflicts=True)
+    assert made == (
+        'INSERT INTO "public"."items" ("id", "text") OVERRIDING SYSTEM VALUE SELECT "id", "text" FROM pg_temp.x'
+        " ON CONFLICT DO NOTHING;"
+    )
+    assert "ON CONFLICT" not in restore_queries.insert_all("pg_temp.x", table(), ("id",))
 
 
 def test_equal_rows_without_a_key_are_counted():
-    made = restore_queries.insert_missing("pg_temp.x", table(), ("id",), skip_conflicts=False)
-    assert 'row_number() OVER (PARTITION BY ROW(r."id")::text)' in made
-    assert "coalesce(t.number, 0)" in made
+    made = restore_queries.drop_present("pg_temp.x", table(), ("id",))
+    assert 'row_number() OVER (PARTITION BY ROW(r."id")::pg_catalog.text)' in made
+    assert "s.number OPERATOR(pg_catalog.<=) t.number" in made
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -105,11 +106,12 @@ def test_the_role_of_a_proof_can_make_tables_and_nothing_else(job: Job, database
             "SELECT lo_import('/etc/passwd')", "ALTER SYSTEM SET work_mem = '1MB'", "CREATE TABLE public.x (a int)" if server.major > 14 else "CREATE ROLE y",
         ):  # fmt: skip
             guard, _ = prover.connect()
-            begin(guard, job.config.timeouts, writes=True)
-            guard.ask("CREATE SCHEMA mine; CREATE TABLE mine.t (v public.vector(3)); CREATE TEMPORARY TABLE t (a int);", "making tables")  # fmt: skip
-            with pytest.raises(SessionFailed) as error:
-                guard.ask(f"{denied};", "trying")
-            assert error.value.sqlstate in {"42501", "25001"}, denied
+            with contextlib.closing(guard):
+                begin(guard, job.config.timeouts, writes=True)
+                guard.ask("CREATE SCHEMA mine; CREATE TABLE mine.t (v public.vector(3)); CREATE TEMPORARY TABLE t (a int);", "making tables")  # fmt: skip
+                with pytest.raises(SessionFailed) as error:
+                    guard.ask(f"{denied};", "trying")
+                assert error.value.sqlstate in {"42501", "25001"}, denied
     finally:
         database.execute(f"DROP OWNED BY {ROLE}; DROP ROLE {ROLE}")
 

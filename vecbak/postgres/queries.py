@@ -5,6 +5,7 @@ DESIGN.md section 2 says why each statement stands where it stands.
 
 from __future__ import annotations
 
+from vecbak.postgres import keepalive
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.names import TableName, quote_identifier, quote_literal, quote_name
 
@@ -75,6 +76,7 @@ def begin(server_version: int, *, isolation: str, access: str, application: str,
     """
     settings = {
         **pinned_settings(server_version),
+        **keepalive.SERVER,
         "lock_timeout": f"{milliseconds(lock_seconds)}ms",
         "application_name": application,
     }

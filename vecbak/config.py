@@ -207,7 +207,11 @@ class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     lock_seconds: Annotated[Seconds, Meta(description="To be granted each table lock at the beginning.")] = 5
     copy_seconds: Annotated[Seconds, Meta(description="To copy one table (or part).")] = 7200
     write_block_seconds: Annotated[
-        Seconds, Meta(description="How long writers may be kept waiting by a backup that truncates.")
+        Seconds,
+        Meta(
+            description="How long writers may be kept waiting, whatever the run is at: by a backup that truncates, up to"
+            " COMMIT; by a restore, until it begins to load."
+        ),
     ] = 7200
     truncate_seconds: Annotated[Seconds, Meta(description="To be granted TRUNCATE's lock, tried again and again.")] = 60
     restore_seconds: Annotated[Seconds, Meta(description="To load one file, or to build one index.")] = 14400

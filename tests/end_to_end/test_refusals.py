@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -218,6 +219,27 @@ def test_standby(filled18, tmp_path, server_folder):
         assert done.json["tables_backed_up"][EMBEDDING]["row_count"] == 62
     finally:
         standby.stop()
+
+
+def test_an_index_is_not_copied_and_needs_no_room(small_disk, database18):
+    """Indexes larger than the disk; and the hint of a refusal helps when it is followed."""
+    database18.execute("CREATE TABLE docs (id int, e vector(512))")
+    row = "ARRAY(SELECT random() FROM generate_series(g, g + 511))::vector"
+    database18.execute(f"INSERT INTO docs SELECT g, {row} FROM generate_series(1, 90) g")
+    for _ in range(4):
+        database18.execute("CREATE INDEX ON docs USING hnsw (e vector_l2_ops)")
+    assert database18.value("SELECT pg_total_relation_size('docs')") > 1 << 20
+    space = Workspace(small_disk, database18)
+    space.save(vector_tables={"supported_tables": ["docs"], "truncate_tables": ["docs"]})
+    assert space.run("backup").code == 0
+    shutil.rmtree(space.out)
+    space.save(backup={"min_free_bytes": 600_000})
+    refused = space.run("truncate")
+    assert refused.code == 4
+    assert "Set backup.format to binary" in refused.stderr
+    space.save(backup={"format": "binary"})
+    done = space.run("truncate")
+    assert done.code == 0, done.stderr
 
 
 def test_too_little_disk(space):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from contextlib import AbstractContextManager
 
 from msgspec import UNSET
 
@@ -34,6 +35,7 @@ from vecbak.operations.job import Job
 from vecbak.operations.locking import begin, looking
 from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pruned
 from vecbak.operations.truncate import commit_truncate
+from vecbak.operations.write_block import WriteBlock
 from vecbak.postgres.catalog import Server, Table
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.names import TableName
@@ -134,11 +136,13 @@ class BackupRun:
 
     def _attempt(self, *, may_begin_again: bool) -> None:
         guard, installation = self.job.connect()
+        write_block = WriteBlock(self.job.runner, self.job.config.timeouts.write_block_seconds)
         try:
             reach("connected")
-            with looking():
-                locked = self._lock_and_check(guard, installation)
-            self._save_and_truncate(locked, may_begin_again=may_begin_again)
+            with write_block.explaining(), looking():
+                locked = self._lock_and_check(guard, installation, write_block)
+            with write_block.explaining():
+                self._save_and_truncate(locked, may_begin_again=may_begin_again)
         except BaseException as error:
             self.job.runner.stop_all()
             interrupts.check()  # what broke because we are to end is no failure of its own
@@ -147,6 +151,7 @@ class BackupRun:
             self._refused_by_the_system(error)
         finally:
             guard.close()
+            write_block.stop()
 
     def _refused_by_the_system(self, error: OSError) -> None:
         """Of what no step has made its own, as no descriptor being left: what it means where it came.
@@ -169,16 +174,18 @@ class BackupRun:
 
     # steps 1 to 4: lock, then look
 
-    def _lock_and_check(self, guard: Guard, installation: Installation) -> Locked:
+    def _lock_and_check(self, guard: Guard, installation: Installation, write_block: WriteBlock) -> Locked:
         config, extent = self.job.config, self.extent
         tables = config.vector_tables
         names, labels = tables.supported(), tables.labels()
         emptied = set(tables.truncated()) if self.truncate else set()
         begin(guard, config.timeouts, writes=bool(emptied), isolation=extent.isolation)
+        writers_wait = bool(emptied) and extent.writers_wait
+        if writers_wait:
+            write_block.begin()
         for name in sorted(names, key=TableName.lock_order):
             mode = extent.lock if name in emptied else "ACCESS SHARE"
             guard.lock(name, mode, timeout=config.timeouts.lock_seconds)
-        since = time.monotonic()
         reach("locked")
         oids = guard.resolve(names)
         guard.claim(oids)
@@ -205,10 +212,9 @@ class BackupRun:
             facts,
             chosen.tables,
             counts,
-            blocking=chosen.emptied if extent.writers_wait else frozenset(),
             emptied=chosen.emptied,
             scope=extent.scope,
-            since=since,
+            write_block=write_block if writers_wait else None,
         )
 
     # steps 5 to 8: copy, prove, publish
@@ -222,7 +228,7 @@ class BackupRun:
             kept.enter_context(not_pruned(draft, verified))
             tables = {label: table for label, table in locked.tables.items() if label in locked.emptied}
             if tables and provable.wanted(self.job.config):
-                verified = self._prove(saving, draft, verified)
+                verified = self._prove(locked, saving, draft, verified)
             saving.write_log(saving.section() + ("" if self.truncate else self._truncate_section(locked)))
             reach("logged")
             if self.truncate:
@@ -233,11 +239,20 @@ class BackupRun:
                         saving.withdraw(draft)  # the next attempt makes another one, of the rows as they are then
                     raise
 
-    def _prove(self, saving: Saving, draft: Draft, verified: VerifiedBackup) -> VerifiedBackup:
+    def _explaining(self, locked: Locked, kind: type[VecbakError] = BackupFailed) -> AbstractContextManager[None]:
+        return locked.write_block.explaining(kind) if locked.write_block else contextlib.nullcontext()
+
+    def _check_time(self, locked: Locked) -> None:
+        if locked.write_block:
+            locked.write_block.check()
+
+    def _prove(self, locked: Locked, saving: Saving, draft: Draft, verified: VerifiedBackup) -> VerifiedBackup:
         from vecbak.operations.prove import prove  # as much to import as the rest of a backup, and rarely wanted
 
         try:
-            proof = prove(self.job, verified.manifest, draft.folder)
+            with self._explaining(locked):
+                proof = prove(self.job, verified.manifest, draft.folder)
+                self._check_time(locked)
             return verified.amended(draft.amend(lambda now: manifests.with_proof(now, proof)))
         except OSError as error:
             failure = BackupFailed(f"the proof could not be recorded: {explain(error)}", "Check the disk.")
@@ -252,7 +267,10 @@ class BackupRun:
     def _truncate(self, locked: Locked, draft: Draft, verified: VerifiedBackup, tables: dict[str, Table]) -> None:
         began = time.monotonic()
         try:
-            truncated = self.extent.empty(self.job, locked.guard, verified, tables)
+            with self._explaining(locked, TruncateFailed):
+                truncated = self.extent.empty(self.job, locked.guard, verified, tables)
+                if locked.write_block:
+                    locked.write_block.end()
             interrupts.hold()  # half a COMMIT cannot be reported, and half a record is none
             self._committing = True
             commit_truncate(self.job, locked.guard, locked.installation, truncated, tables, locked.counts)

@@ -323,7 +323,8 @@ class _Server:
         message = (
             f"{rows:,} rows: {sizes}, compression {backup.compression}; {backup.format} within about {seconds:.0f} s"
         )
-        problems = preflight.space_problems(self._job.backup_folder, backup, wanted, tables)
+        others = {"binary": totals["binary"]} if backup.format != "binary" and totals["binary"] else {}
+        problems = preflight.space_problems(self._job.backup_folder, backup, wanted, tables, lambda: others)
         self._findings.judge("disk", problems, f"{_free(self._job.backup_folder)} free; {message}")
 
     @contextlib.contextmanager

@@ -136,6 +136,7 @@ def _dump_line(job: Job, installation: Installation, task: CopyTask, outside: st
         installation,
         job.endpoint.conninfo,
         table=task.table.sql,
+        sequences=task.table.sequence_names,
         snapshot="SNAPSHOT",
         compression="none" if compressor else job.config.backup.compression,
         lock_seconds=job.config.timeouts.lock_seconds,

@@ -166,6 +166,7 @@ class DumpExporter(msgspec.Struct, frozen=True):
             self.installation,
             self.endpoint.conninfo,
             table=task.table.sql,
+            sequences=task.table.sequence_names,
             snapshot=self.snapshot,
             compression=self.inside,
             lock_seconds=self.lock_seconds,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vecbak.backups.formats import COMPRESSORS
@@ -336,52 +336,68 @@ def _binary_problems(tables: Sequence[Table]) -> Iterator[Refused]:
         )
 
 
-def estimate_bytes(backup: Backup, rows: int, row_bytes: float) -> int:
+def estimate_bytes(backup: Backup, rows: int, row_bytes: float, table_bytes: int = 0) -> int:
     """The size of a table's files: rows × sampled width × what compression leaves at most.
 
     A tenth is added for quotes and for the sample's error.
 
     Args:
-        row_bytes: of COPY's text or, for the binary format, of COPY's binary form.
+        row_bytes: of COPY's text or, for the binary format, of COPY's binary form; 0 where no row could be sampled.
+        table_bytes: on the server without indexes, for that case; vectors as text take up to three times as much.
     """
+    if not row_bytes and rows:
+        row_bytes = 3 * table_bytes / rows
     compressor = COMPRESSORS.get(backup.compression)
     ratio = compressor.ratio if compressor and backup.format != "binary" else 1.0
     return round(rows * (row_bytes + 8) * ratio * 1.1)
 
 
-def check_space(folder: Path, backup: Backup, estimates: Mapping[str, int], tables: Sequence[Table]) -> None:
+def check_space(
+    folder: Path, backup: Backup, estimated: int, tables: Sequence[Table], others: Callable[[], Mapping[str, int]]
+) -> None:
     """Refuse if the disk would not hold the backup and what must be left over.
 
-    pg_total_relation_size alone is wrong both ways: it counts indexes and bloat, and text is larger than stored vectors.
+    What the tables take on the server says little: it counts indexes and bloat, which are not copied, and text is larger than
+    stored vectors. A sample that was wrong ends in a full disk, where nothing is truncated and nothing is left behind.
 
     Args:
         folder: where the backup goes; need not exist yet.
-        estimates: bytes by table.
+        estimated: bytes of all files.
+        others: what other formats would take, asked only if this one does not fit.
 
     Raises:
         Refused: with needed, free and missing bytes.
     """
-    _raise_first(space_problems(folder, backup, sum(estimates.values()), tables))
+    _raise_first(space_problems(folder, backup, estimated, tables, others))
 
 
-def space_problems(folder: Path, backup: Backup, estimated: int, tables: Sequence[Table]) -> Iterator[Refused]:
+def space_problems(
+    folder: Path,
+    backup: Backup,
+    estimated: int,
+    tables: Sequence[Table],
+    others: Callable[[], Mapping[str, int]] = dict,
+) -> Iterator[Refused]:
     """Why the disk would not hold the backup.
 
     Args:
         estimated: bytes of all files.
+        others: what other formats would take.
     """
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110 - an error is no
     disk = os.statvfs(existing)
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
     on_server = sum(table.total_bytes for table in tables if not table.condition)
     left_over = max(backup.min_free_bytes, round(size * backup.min_free_percent / 100))
-    needed = max(estimated, on_server) + left_over
+    needed = estimated + left_over
     if needed > free:
+        fitting = {name: size for name, size in others().items() if size + left_over <= free}
+        advice = "".join(f"Set backup.format to {name} ({human_size(size)}), free" for name, size in fitting.items())
         yield Refused(
             f"too little disk space in {existing}: needed {human_size(needed)}, free {human_size(free)}, missing {human_size(needed - free)}",
-            f"The files are estimated at {human_size(estimated)} (the tables take {human_size(on_server)} on the server), and"
-            f" {human_size(left_over)} must be left over (backup.min_free_bytes, min_free_percent). Free some space, or choose"
-            " another --output-dir.",
+            f"The files are estimated at {human_size(estimated)} (the tables take {human_size(on_server)} on the server,"
+            f" indexes and bloat included), and {human_size(left_over)} must be left over (backup.min_free_bytes,"
+            f" min_free_percent). {advice or 'Free'} some space, or choose another --output-dir.",
         )
 
 

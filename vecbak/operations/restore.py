@@ -47,6 +47,7 @@ from vecbak.operations.saving import Locked, Saving, count_and_find_room, not_pr
 from vecbak.operations.sequences import check_movable
 from vecbak.operations.targets import Mode, Plan, Source
 from vecbak.operations.truncate import empty_tables
+from vecbak.operations.write_block import WriteBlock
 from vecbak.postgres import restore_queries
 from vecbak.postgres.catalog import Server, Table
 from vecbak.postgres.commit_mark import Before, CommitMark, mark_before, mark_commit, sample_rows
@@ -178,13 +179,18 @@ class RestoreRun:
     def execute(self) -> None:
         """All steps; nothing is visible to others before the last one."""
         guard, installation = self.job.connect(oldest_psql=18 if self.source.needs_psql_18 else None)
+        write_block = WriteBlock(self.job.runner, self.job.config.timeouts.write_block_seconds)
         try:
             reach("restore connected")
-            with looking():
-                self._prepare(guard)
-                reach("restore locked")
-            open_log(self.job)
-            safety = self._back_up_what_is_there(guard, installation)
+            with write_block.explaining(RestoreFailed):
+                write_block.begin()
+                with looking():
+                    self._prepare(guard)
+                    reach("restore locked")
+                open_log(self.job)
+                safety = self._back_up_what_is_there(guard, installation, write_block)
+                self._lock_out_readers(guard)
+                write_block.end()
             try:
                 self._fill(guard, safety)
             except SessionFailed as error:
@@ -207,6 +213,7 @@ class RestoreRun:
             raise
         finally:
             guard.close()
+            write_block.stop()
             self._kept.close()
         self._record(None)
 
@@ -325,7 +332,9 @@ class RestoreRun:
 
     # back up, then fill
 
-    def _back_up_what_is_there(self, guard: Guard, installation: Installation) -> VerifiedBackup | None:
+    def _back_up_what_is_there(
+        self, guard: Guard, installation: Installation, write_block: WriteBlock
+    ) -> VerifiedBackup | None:
         removing = [plan for plan in self._plans if plan.removes]
         if not self.options.safety_backup or not any(plan.rows_before for plan in removing):
             return None
@@ -342,7 +351,7 @@ class RestoreRun:
             counts = count_and_find_room(self.job, guard, dump, tables)
         emptied = frozenset(plan.source.label for plan in removing)
         scope: Literal["collections"] | None = "collections" if self._scope else None
-        locked = Locked(guard, installation, dump, facts, tables, counts, frozenset(tables), emptied, scope)
+        locked = Locked(guard, installation, dump, facts, tables, counts, emptied, scope, write_block)
         self._safety = saving = Saving(self.job, locked, began=time.monotonic(), moment=self._moment)
         with saving.draft() as draft:
             verified = saving.save(draft)
@@ -350,9 +359,8 @@ class RestoreRun:
             self._kept.enter_context(not_pruned(draft, verified))
         return verified
 
-    def _fill(self, guard: Guard, safety: VerifiedBackup | None) -> None:
-        config = self.job.config
-        seconds = config.timeouts.truncate_seconds
+    def _lock_out_readers(self, guard: Guard) -> None:
+        seconds = self.job.config.timeouts.truncate_seconds
         held = [plan for plan in self._plans if plan.empty or plan.rebuild or lifted(plan)]
         pointed_at = {demand.references for plan in self._plans for demand in lifted(plan)}
         exclusive = [
@@ -360,8 +368,16 @@ class RestoreRun:
         ]
         if exclusive:
             log.info("from here on readers of %s wait until the end", ", ".join(table.name for table in exclusive))
-            guard.lock_exclusively(exclusive, seconds=seconds, on_wait=lambda: log.info("waiting for readers to end"))
+            try:
+                guard.lock_exclusively(
+                    exclusive, seconds=seconds, on_wait=lambda: log.info("waiting for readers to end")
+                )
+            except SessionFailed as error:
+                raise self._failed(error) from None
         reach("saved")
+
+    def _fill(self, guard: Guard, safety: VerifiedBackup | None) -> None:
+        seconds = self.job.config.timeouts.truncate_seconds
         emptied = {plan.source.label: plan.table for plan in self._plans if plan.empty}
         if any(plan.rows_before for plan in self._plans if plan.removes):
             try:

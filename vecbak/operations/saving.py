@@ -19,6 +19,7 @@ from vecbak.backups import log as backup_log
 from vecbak.backups import manifest as manifests
 from vecbak.backups.draft import Draft, remove_leftovers, start_draft
 from vecbak.backups.files import FileDamaged, FinishedFile, make_folder
+from vecbak.backups.formats import Format
 from vecbak.backups.inventory import FoundBackup, date_in
 from vecbak.backups.manifest import CollectionEntry, Manifest, Programs, SchemaFile
 from vecbak.backups.removal import reading
@@ -30,6 +31,7 @@ from vecbak.operations.copying import explain
 from vecbak.operations.job import Job
 from vecbak.operations.outcome import TableOutcome
 from vecbak.operations.transfer import Transfer
+from vecbak.operations.write_block import WriteBlock
 from vecbak.postgres.catalog import Facts, Table
 from vecbak.postgres.diagnosis import copy_hint
 from vecbak.postgres.guard import Guard
@@ -46,8 +48,7 @@ class Locked(msgspec.Struct, frozen=True):
     Attributes:
         tables: by label, locked and judged.
         counts: rows by label.
-        since: when the locks were granted, on time.monotonic()'s clock.
-        blocking: labels of the tables whose writers wait for us.
+        write_block: how long writers wait for us; None if none do.
         emptied: labels of the tables that are to lose the rows that are meant.
         scope: what was asked for, where only some rows are meant.
     """
@@ -58,22 +59,9 @@ class Locked(msgspec.Struct, frozen=True):
     facts: Facts
     tables: Mapping[str, Table]
     counts: Mapping[str, int]
-    blocking: frozenset[str] = frozenset()
     emptied: frozenset[str] = frozenset()
     scope: Literal["collections", "where"] | None = None
-    since: float = msgspec.field(default_factory=time.monotonic)
-
-    def check_write_block(self, seconds: float) -> None:
-        """Give up before writers wait for longer than this.
-
-        Raises:
-            BackupFailed: they do.
-        """
-        if self.blocking and time.monotonic() - self.since > seconds:
-            raise BackupFailed(
-                f"writers have been waiting for {seconds:g} s; the backup was given up, and nothing was truncated",
-                "Raise timeouts.write_block_seconds, or back up more tables at once with backup.jobs.",
-            )
+    write_block: WriteBlock | None = None
 
 
 def count_and_find_room(
@@ -91,14 +79,25 @@ def count_and_find_room(
     preflight.check_folder(job.backup_folder)
     seconds = job.config.timeouts.copy_seconds
     counts = {label: guard.count(table, timeout=seconds) for label, table in tables.items()}
-    binary = job.config.backup.format == "binary"
-    estimates = {
-        label: preflight.estimate_bytes(
-            job.config.backup, counts[label], guard.row_bytes(table, counts[label], binary=binary, timeout=seconds)
+    backup, listed = job.config.backup, tuple(tables.values())
+
+    def estimate(format: Format) -> int:
+        wanted = msgspec.structs.replace(backup, format=format)
+        widths = {
+            label: guard.row_bytes(table, counts[label], binary=format == "binary", timeout=seconds)
+            for label, table in tables.items()
+        }
+        return sum(
+            preflight.estimate_bytes(wanted, counts[label], width, tables[label].table_bytes)
+            for label, width in widths.items()
         )
-        for label, table in tables.items()
-    }
-    preflight.check_space(job.backup_folder, job.config.backup, estimates, tuple(tables.values()))
+
+    def binary() -> dict[str, int]:
+        wanted = msgspec.structs.replace(job, config=msgspec.structs.replace(job.config, backup=msgspec.structs.replace(backup, format="binary")))  # fmt: skip
+        possible = backup.format != "binary" and not any(preflight.format_problems(wanted, listed, dump_installation))
+        return {"binary": estimate("binary")} if possible else {}
+
+    preflight.check_space(job.backup_folder, backup, estimate(backup.format), listed, binary)
     return counts
 
 
@@ -162,8 +161,10 @@ class Saving:
             VecbakError: no backup was made; the log says why.
         """
         self.backup_id = draft.backup_id
+        explaining = self._locked.write_block.explaining() if self._locked.write_block else contextlib.nullcontext()
         try:
-            verified = self._publish(draft, *self._transfer(draft))
+            with explaining:
+                verified = self._publish(draft, *self._transfer(draft))
         except SessionFailed as error:
             failure = BackupFailed(
                 f"the backup failed: {error.message}",
@@ -222,7 +223,8 @@ class Saving:
             ) from None
 
     def _check_write_block(self) -> None:
-        self._locked.check_write_block(self._job.config.timeouts.write_block_seconds)
+        if self._locked.write_block:
+            self._locked.write_block.check()
 
     def _transfer(self, draft: Draft) -> tuple[list[TableOutcome], FinishedFile]:
         locked = self._locked

@@ -471,6 +471,11 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
         return self.primary_key if set(self.primary_key) <= set(columns) else ()
 
     @property
+    def sequence_names(self) -> tuple[str, ...]:
+        """The sequences that it owns, qualified and quoted."""
+        return tuple(quote_name(item.schema, item.name) for item in self.sequences)
+
+    @property
     def column_list(self) -> str:
         """The copied columns, quoted, for SELECT and COPY."""
         return ", ".join(quote_identifier(name) for name in self.copied_columns)

@@ -17,6 +17,7 @@ from vecbak.config import LoadedConfig
 from vecbak.errors import UsageError
 from vecbak.postgres.environment import without_foreign_servers
 from vecbak.postgres.instance import Instance
+from vecbak.postgres.keepalive import keepalives_for
 
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS, without secrets and replication
 KEYWORDS = frozenset(
@@ -159,6 +160,7 @@ def endpoint_from_config(loaded: LoadedConfig) -> Endpoint:
     if any("\0" in value for value in (*parameters.values(), password or "")):
         raise UsageError(f"{loaded.path}: connection: a value holds a NUL", "Remove it.")
     parameters.setdefault("connect_timeout", str(max(2, round(loaded.config.timeouts.connect_seconds))))
+    parameters |= keepalives_for(parameters)
     bin_dir = loaded.resolve(connection.bin_dir) if connection.bin_dir else None
     return Endpoint(meaning_that_host(parameters), password, bin_dir)
 
@@ -202,6 +204,7 @@ def endpoint_from_dsn(dsn: str, loaded: LoadedConfig) -> Endpoint:
             "Take it out, and use ~/.pgpass or $PGPASSWORD.",
         )
     parameters.setdefault("connect_timeout", str(max(2, round(loaded.config.timeouts.connect_seconds))))
+    parameters |= keepalives_for(parameters)
     return Endpoint(meaning_that_host(parameters))
 
 

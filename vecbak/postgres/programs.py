@@ -9,7 +9,7 @@ import importlib.util
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -176,6 +176,7 @@ def data_dump_command(
     snapshot: str,
     compression: str,
     lock_seconds: float,
+    sequences: Sequence[str] = (),
 ) -> list[str]:
     """pg_dump of one table's rows in its custom format to standard output, under the guard's snapshot.
 
@@ -183,6 +184,8 @@ def data_dump_command(
 
     Args:
         table: quoted and qualified.
+        sequences: that it owns, quoted and qualified: pg_dump would want to read them too, which takes a privilege of its
+            own; their values are in the manifest.
         compression: none, zstd, lz4 or gzip, if it was built with that.
         lock_seconds: how long it may wait for the table's lock, in seconds.
     """
@@ -190,7 +193,7 @@ def data_dump_command(
     command += ["--format=custom", "--strict-names"]
     command += [f"--compress={dump_compression(installation, compression)}", f"--snapshot={snapshot}"]
     command += [f"--lock-wait-timeout={milliseconds(lock_seconds)}", f"--table={table}"]
-    return [*command, *_database(conninfo)]
+    return [*command, *(f"--exclude-table-data={name}" for name in sequences), *_database(conninfo)]
 
 
 def restore_list_command(installation: Installation) -> list[str]:

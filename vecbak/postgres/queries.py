@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from vecbak.postgres import search_path
+from vecbak.postgres import keepalive, search_path
 from vecbak.postgres.catalog import Sequence as TableSequence
 from vecbak.postgres.catalog import Table
 from vecbak.postgres.names import TableName, quote_identifier, quote_literal, quote_name
@@ -71,6 +71,7 @@ def begin(
     """
     pins = {
         **(pinned_settings(server_version) if settings is None else settings),
+        **keepalive.SERVER,
         "lock_timeout": f"{milliseconds(lock_seconds)}ms",
         "application_name": application,
     }

@@ -210,15 +210,18 @@ def disk(monkeypatch):
     monkeypatch.setattr(preflight.os, "statvfs", lambda path: status)
 
 
-def room(tmp_path, *, estimate: int = 0, on_server: int = 0, left_bytes: int = 0, left_percent: float = 0) -> None:
+def room(
+    tmp_path, *, estimate: int = 0, on_server: int = 0, left_bytes: int = 0, left_percent: float = 0, binary: int = 0
+) -> None:
     backup = Backup(min_free_bytes=left_bytes, min_free_percent=left_percent)
-    check_space(tmp_path / "not" / "yet", backup, {"items": estimate}, [table(total_bytes=on_server)])
+    others = {"binary": binary} if binary else {}
+    check_space(tmp_path / "not" / "yet", backup, estimate, [table(total_bytes=on_server)], lambda: others)
 
 
 @pytest.mark.usefixtures("disk")
 def test_room_to_the_last_byte(tmp_path):
     room(tmp_path, estimate=50 * MB)
-    room(tmp_path, on_server=50 * MB)
+    room(tmp_path, estimate=MB, on_server=5000 * MB)  # indexes and bloat are not copied
     room(tmp_path, estimate=40 * MB, left_bytes=10 * MB)
     room(tmp_path, estimate=40 * MB, left_percent=10)
 
@@ -228,7 +231,6 @@ def test_room_to_the_last_byte(tmp_path):
     "needs",
     [
         {"estimate": 50 * MB + 1},
-        {"on_server": 50 * MB + 1},
         {"estimate": 40 * MB, "left_bytes": 10 * MB + 1},
         {"estimate": 40 * MB, "left_percent": 11},
         {"left_percent": 51},
@@ -246,7 +248,17 @@ def test_no_room_says_needed_free_and_missing(tmp_path):
     assert caught.value.message == (
         f"too little disk space in {tmp_path}: needed 80.0 MB, free 50.0 MB, missing 30.0 MB"
     )
-    assert "estimated at 60.0 MB (the tables take 30.0 MB on the server)" in caught.value.hint
+    assert (
+        "estimated at 60.0 MB (the tables take 30.0 MB on the server, indexes and bloat included)" in caught.value.hint
+    )
+
+
+@pytest.mark.usefixtures("disk")
+@pytest.mark.parametrize(("size", "helps"), [(40 * MB, True), (41 * MB, False)])
+def test_another_format_is_named_only_where_it_fits(tmp_path, size, helps):
+    with pytest.raises(Refused) as caught:
+        room(tmp_path, estimate=60 * MB, left_bytes=10 * MB, binary=size)
+    assert ("Set backup.format to binary (40.0 MB)" in caught.value.hint) is helps
 
 
 def test_a_real_disk_has_no_room_for_an_exabyte(tmp_path):

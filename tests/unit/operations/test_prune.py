@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.unit.examples import data_file, manifest, table
 from vecbak.backups import removal
-from vecbak.backups.draft import amend_manifest, remove_leftovers
+from vecbak.backups.amending import amend_manifest
+from vecbak.backups.draft import remove_leftovers
 from vecbak.backups.manifest import SchemaFile, TableEntry, encode
 from vecbak.backups.removal import InUse, reading, remove_backup
 from vecbak.config import Retention
@@ -163,7 +164,7 @@ def test_a_backup_that_somebody_reads_stays(tmp_path):
     put(tmp_path, 1)
     found = plan([tmp_path], NONE).decisions[-1].found
     with reading(found), reading(found):
-        amend_manifest(old, old.read_bytes(), ".tmp")
+        amend_manifest(old, lambda now: now, ".tmp")
         result = run(tmp_path)
     assert actions(result)["20250101_000000"] == ("keep", ("somebody reads it",))
     assert csv_of(old).exists()

@@ -23,7 +23,6 @@ from vecbak.postgres.guard import Guard
 from vecbak.postgres.restore_queries import validate_constraint
 from vecbak.postgres.session import SessionFailed
 
-
 NOT_FOUND = {"42883", "42P01", "42704", "3F000"}  # a function, relation, type or schema: what a path decides
 
 

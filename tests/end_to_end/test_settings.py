@@ -44,10 +44,10 @@ def adverse(request: pytest.FixtureRequest, database: Database) -> Iterator[Data
     database.execute(SCRIPT)
     whose = "ROLE postgres IN DATABASE" if request.param == "role" else "DATABASE"
     for setting in ADVERSE:
-        database.execute(f"ALTER {whose} {database.name} SET {setting}")
+        adverse_execute(database, f"ALTER {whose} {database.name} SET {setting}")
     yield database
     if request.param == "role":
-        database.execute(f"ALTER ROLE postgres IN DATABASE {database.name} RESET ALL")
+        adverse_execute(database, f"ALTER ROLE postgres IN DATABASE {database.name} RESET ALL")
 
 
 def rows(database: Database) -> list[list[str]]:

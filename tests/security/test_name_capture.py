@@ -136,3 +136,38 @@ def test_odd_paths_find_what_postgresql_finds(hostile, tmp_path):
     assert space.run("truncate").code == 0
     assert space.run("restore", "latest").code == 0
     assert evil.traces(hostile, since) == ""
+
+
+def test_types_of_a_hostile_owner_are_never_cast(server, tmp_path):
+    """Whoever owns a type decides what its casts call: tables of theirs are looked at by a superuser who casts nothing of them."""
+    with server.new_database() as database:
+        role = f"owner_{database.name}"
+        database.execute(
+            f"CREATE ROLE {role} LOGIN; GRANT CREATE ON SCHEMA public TO {role}; CREATE SCHEMA own AUTHORIZATION {role}"
+        )
+        trap = f"BEGIN RAISE EXCEPTION '{evil.TRACE} a cast'; END"
+        casts = "".join(
+            f"CREATE FUNCTION own.f_{n}(own.vector) RETURNS {type} LANGUAGE plpgsql IMMUTABLE AS $${trap}$$;"
+            f" CREATE CAST (own.vector AS {type}) WITH FUNCTION own.f_{n}(own.vector) AS ASSIGNMENT;"
+            for n, type in enumerate(("real[]", "json", "jsonb", "text", "numeric", "varchar", "bytea", "text[]"))
+        )
+        database.execute(f"""SET ROLE {role}; CREATE TYPE own.vector AS ENUM ('a', 'b'); {casts}
+            CREATE TABLE public.langchain_pg_collection (uuid uuid PRIMARY KEY, name own.vector, cmetadata json);
+            CREATE TABLE public.langchain_pg_embedding (id own.vector PRIMARY KEY, collection_id uuid, embedding own.vector, document own.vector);
+            INSERT INTO langchain_pg_collection VALUES ('00000000-0000-0000-0000-000000000001', 'a', '{{}}');
+            INSERT INTO langchain_pg_embedding VALUES ('a', '00000000-0000-0000-0000-000000000001', 'a', 'b')""")
+        try:
+            since = len(evil.log_of(database))
+            space = Workspace(tmp_path, database)
+            for command in (
+                ["doctor"], ["backup"], ["backup", "--collection", "a"], ["truncate", "--collection", "a"], ["restore", "latest"],
+                ["restore", "latest", "--mode", "replace"], ["truncate"], ["restore", "latest"], ["restore", "latest", "--mode", "skip-existing"],
+            ):  # fmt: skip
+                done = space.run(*command)
+                assert (done.code, evil.traces(database, since)) == (0, ""), (command, done.stderr)
+            found = vecbak(
+                "init", "--discover", "--dsn", database.socket_dsn, "-c", tmp_path / "new.yaml", cwd=tmp_path
+            )
+            assert (found.code, evil.traces(database, since)) == (0, ""), found.stderr
+        finally:
+            database.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")

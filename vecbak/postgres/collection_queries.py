@@ -111,7 +111,7 @@ WHERE pg_catalog.format('%s', t.name) OPERATOR(pg_catalog.<>) pg_catalog.format(
 def keep_changed(scratch: str, changed: str, collections: Table, columns: Sequence[str]) -> str:
     """A temporary table of the collections that a scratch table has otherwise than they are."""
     ours, theirs = (
-        f"ROW({', '.join(f'{alias}.{quote_identifier(name)}' for name in columns)})::text" for alias in "st"
+        f"ROW({', '.join(f'{alias}.{quote_identifier(name)}' for name in columns)})::pg_catalog.text" for alias in "st"
     )
     return (
         f"CREATE TEMPORARY TABLE {quote_identifier(changed)} ON COMMIT DROP AS SELECT s.* FROM {scratch} s"

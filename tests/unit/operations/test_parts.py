@@ -53,9 +53,9 @@ def test_what_is_small_or_cannot_be_scanned_by_range_is_not_cut(changes):
 
 
 def test_conditions():
-    assert Part(2, 5, 9).condition == " WHERE ctid >= '(5,0)' AND ctid < '(9,0)'"
-    assert Part(1, None, 9).condition == " WHERE ctid < '(9,0)'"
-    assert Part(3, 9, None).condition == " WHERE ctid >= '(9,0)'"
+    assert Part(2, 5, 9).condition == " WHERE ctid OPERATOR(pg_catalog.>=) '(5,0)' AND ctid OPERATOR(pg_catalog.<) '(9,0)'"
+    assert Part(1, None, 9).condition == " WHERE ctid OPERATOR(pg_catalog.<) '(9,0)'"
+    assert Part(3, 9, None).condition == " WHERE ctid OPERATOR(pg_catalog.>=) '(9,0)'"
 
 
 def leaf(number: int, pages: int, size: int, **changes) -> Partition:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
@@ -14,7 +13,7 @@ from vecbak.errors import VecbakError
 from vecbak.visible import visible, visible_json, visible_line
 
 LAST_LINES = 12
-_OURS = secrets.token_hex(8)  # nobody outside knows it: an escape sequence that holds it is one of ours
+_OURS = os.urandom(8).hex()  # nobody outside knows it: an escape sequence that holds it is one of ours
 
 
 def say(line: str = "", stream: TextIO | None = None) -> None:

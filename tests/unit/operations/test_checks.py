@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.examples import column, manifest, table
+from tests.unit.examples import column, manifest, server, table
 from vecbak.backups.inventory import FoundBackup
 from vecbak.errors import BackupFailed, ConnectionFailed, Refused, UsageError
 from vecbak.operations.checks import (
@@ -16,9 +16,10 @@ from vecbak.operations.checks import (
     judge_tls,
     table_doubts,
 )
+from vecbak.operations.restorable import table_lacks
 from vecbak.postgres.catalog import Index
 from vecbak.postgres.programs import Installation
-from vecbak.postgres.surroundings import Link, Rights
+from vecbak.postgres.surroundings import Link
 
 
 def link(**changes) -> Link:
@@ -122,8 +123,9 @@ def test_doubts():
 )
 def test_the_right_to_restore(indexes, can_insert, owner, status):
     findings = Findings()
-    rights = Rights(can_insert=can_insert, owner=owner)
-    judge_restore(findings, "restore items", table(indexes=indexes), rights, "vecbak")
+    item = table(indexes=indexes, can_insert=can_insert, is_owner=owner)
+    lacks = list(table_lacks(item, server(), emptied=True))
+    judge_restore(findings, "restore items", item, lacks, "vecbak")
     assert only(findings).status == status
 
 

@@ -151,10 +151,9 @@ def test_the_second_table_is_judged_like_the_first():
 
 
 def test_warnings():
-    item = table(truncate_triggers=("audit",))
+    item = table()
     parent = table("parent", 2, children=("child",))
     assert judge(item, parent, truncated=[item]) == [
-        "TRUNCATE of items fires the trigger audit",
         "parent has inheritance children (child); their rows are not in this backup",
     ]
     assert judge(item) == []

@@ -33,6 +33,7 @@ FITTING = {
     "constraint f": ["FOREIGN KEY (a) REFERENCES s.t(b) MATCH FULL ON DELETE SET NULL (a) DEFERRABLE NOT VALID",
                      "FOREIGN KEY (id, PERIOD r) REFERENCES s.t(id, PERIOD r)", "FOREIGN KEY (a) REFERENCES t(b) NOT ENFORCED"],
     "constraint c": ["CHECK ((a > 0)) NO INHERIT NOT VALID", "CHECK ((VALUE ~ '^\\d+$'::text))", "CHECK ((a > 0)) NOT ENFORCED"],
+    "constraint n": ["NOT NULL id NOT VALID"],
     "constraint x": ["EXCLUDE USING gist (r WITH &&, id WITH =) WHERE ((id > 1))", "EXCLUDE USING btree (lower(a) WITH OPERATOR(pg_catalog.=))"],
     "index": ["CREATE INDEX i ON s.t USING hnsw (v public.vector_l2_ops) WITH (m='8')",
               "CREATE UNIQUE INDEX i ON ONLY s.t USING btree (lower(a) COLLATE \"C\" text_ops DESC NULLS LAST) INCLUDE (b) NULLS NOT DISTINCT WHERE (a > 1)",

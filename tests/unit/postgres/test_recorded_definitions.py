@@ -29,17 +29,21 @@ FULL = msgspec.structs.replace(
 
 # by struct: what is SQL; all other texts are names, which are judged when the manifest is read, or never become SQL
 SQL = {
-    "Column": {"type", "default", "collation", "storage"}, "Constraint": {"definition"}, "Index": {"definition"}, "Sequence": {"options"},
+    "Column": {"type", "default", "collation", "storage"}, "Constraint": {"definition"}, "Index": {"definition"}, "Sequence": {"options", "type"},
     "Attribute": {"type"}, "UserType": {"base", "default", "collation"}, "Policy": {"command", "using", "check"},
     "Partition": {"bound", "partition_by"}, "Table": {"partition_by"},
 }  # fmt: skip
 NOT_SQL = {
     "Column": {"name", "generated", "identity", "send", "comment", "binary_obstacles"}, "Constraint": {"name", "kind"},
-    "Index": {"name", "method", "tablespace", "comment", "constraint", "statistics"}, "Sequence": {"schema", "name", "column"},
+    "Index": {"name", "method", "tablespace", "comment", "constraint", "statistics"}, "Sequence": {"schema", "name", "column", "persistence"},
     "ForeignKey": {"name", "table"}, "Attribute": {"name"}, "UserType": {"sql", "schema", "name", "kind", "extension", "labels"},
-    "Policy": {"name", "roles"}, "Reaction": {"kind", "name", "schema", "table", "state"},
+    "Policy": {"name", "roles"}, "Reaction": {"kind", "name", "schema", "table", "state", "owner"},
     "Partition": {"schema", "name", "parent", "kind", "access_method", "persistence", "tablespace", "options"},
-    "Table": {"schema", "name", "kind", "access_method", "owner", "comment", "children", "publications", "truncate_triggers", "foreign_partitions",
+    # held against the target's own, and never said again
+    "Grant": {"grantee", "privilege", "column"}, "Twin": {"schema", "table", "comment"},
+    "Demand": {"kind", "schema", "table", "name", "definition", "owner", "comment", "columns", "referenced"},
+    "Operator": {"schema", "name"},  # a dry run says it again, after a look at it
+    "Table": {"unfit_indexes", "schema", "name", "kind", "access_method", "owner", "comment", "children", "publications", "truncate_triggers", "foreign_partitions",
               "primary_key", "delete_triggers", "delete_rules", "grantees", "persistence", "tablespace", "options", "condition"},
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ from vecbak.operations.prove import file_reader, prove
 from vecbak.operations.restore import RestoreOptions, restore
 from vecbak.operations.sources import backup_source
 
-EXAMPLES = 240
+EXAMPLES = 200
 ENDS = {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.BACKUP_FAILED, ExitCode.RESTORE_FAILED}
 TABLES = ("zoo", "parts", "child")
 SQL_FIELDS = {

@@ -13,7 +13,7 @@ from vecbak.errors import RestoreFailed
 from vecbak.postgres.fragments import misfit
 from vecbak.postgres.untrusted import definition, query
 
-EXAMPLES = 3_000
+EXAMPLES = 2_000
 NEVER = {"touch", "program", "copy", "do", "gexec", "setenv", "connect"}  # as a word of its own
 
 cases = st.tuples(st.sampled_from(sorted(POSITIONS)), ATTEMPTS)

@@ -20,7 +20,7 @@ def parts_of(
 
 def holds(part: Part, page: int) -> bool:
     """Whether its condition lets a page through."""
-    bounds = re.findall(r"ctid (>=|<) '\((\d+),0\)'", part.condition)
+    bounds = re.findall(r"ctid OPERATOR\(pg_catalog\.(>=|<)\) '\((\d+),0\)'", part.condition)
     return all(page >= int(number) if sign == ">=" else page < int(number) for sign, number in bounds)
 
 
@@ -53,7 +53,9 @@ def test_what_is_small_or_cannot_be_scanned_by_range_is_not_cut(changes):
 
 
 def test_conditions():
-    assert Part(2, 5, 9).condition == " WHERE ctid OPERATOR(pg_catalog.>=) '(5,0)' AND ctid OPERATOR(pg_catalog.<) '(9,0)'"
+    assert (
+        Part(2, 5, 9).condition == " WHERE ctid OPERATOR(pg_catalog.>=) '(5,0)' AND ctid OPERATOR(pg_catalog.<) '(9,0)'"
+    )
     assert Part(1, None, 9).condition == " WHERE ctid OPERATOR(pg_catalog.<) '(9,0)'"
     assert Part(3, 9, None).condition == " WHERE ctid OPERATOR(pg_catalog.>=) '(9,0)'"
 

@@ -42,11 +42,19 @@ def only_manifest(space: Workspace) -> dict:
     ids=" ".join,
 )  # fmt: skip
 def test_nothing_is_truncated_below_a_tasks_folder(space, words):
-    space.save(workflow={"steps": [{"name": "ddl", "command": ["touch", "begun"]}, {"name": "training_load", "command": ["true"]}]})
+    space.save(
+        workflow={
+            "steps": [{"name": "ddl", "command": ["touch", "begun"]}, {"name": "training_load", "command": ["true"]}]
+        }
+    )
     [(collection,)] = space.database.fetch("SELECT name FROM langchain_pg_collection LIMIT 1")
     command = words.index("--") if "--" in words else len(words)
     words = [collection if word == "COLLECTION" else word for word in words]
-    done = space.run(*words) if command == len(words) else space.run(*words[:command], "--output-dir", "out", *words[command:])
+    done = (
+        space.run(*words)
+        if command == len(words)
+        else space.run(*words[:command], "--output-dir", "out", *words[command:])
+    )
     assert done.code == 4, done.stderr
     assert "airflowtmpk3x1_2vq, which a scheduler made for one task" in done.stderr
     assert space.database.count(EMBEDDING) == ROWS

@@ -27,6 +27,10 @@ def test_begin_pins_what_a_backup_depends_on():
         "SET LOCAL extra_float_digits = '3';",
         "SET LOCAL row_security = 'off';",
         "SET LOCAL synchronize_seqscans = 'off';",
+        "SET LOCAL tcp_keepalives_idle = '20';",
+        "SET LOCAL tcp_keepalives_interval = '10';",
+        "SET LOCAL tcp_keepalives_count = '3';",
+        "SET LOCAL tcp_user_timeout = '60000';",
         "SET LOCAL lock_timeout = '5000ms';",
         "SET LOCAL application_name = 'vecbak guard';",
     ]

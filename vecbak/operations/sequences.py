@@ -108,7 +108,8 @@ class Advances:
     def _furthest(self, table: Table, sequence: TableSequence) -> int | None:
         query = restore_queries.furthest_value(table, sequence)
         step = f"looking how far the sequence {sequence.name} has to go"
-        found = self._guard.ask_json(query, step, timeout=self._seconds)
+        with self._guard.planning(table):
+            found = self._guard.ask_json(query, step, timeout=self._seconds)
         return None if found is None else int(found)
 
     def _aim(self, plan: Plan, sequence: TableSequence, recorded: Position | None, furthest: int | None) -> None:

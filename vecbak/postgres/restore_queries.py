@@ -135,13 +135,14 @@ def furthest_value(table: Table, sequence: OwnedSequence) -> str:
     """
     low, high = _bounds(table, sequence.column)
     if low is None or high is None:
-        return "SELECT to_json(NULL::int);"
+        return "SELECT pg_catalog.to_json(NULL::pg_catalog.int4);"
     step = sequence.increment
     first, last = max(sequence.minimum, low) - min(step, 0), min(sequence.maximum, high) - max(step, 0)
-    value = f"{quote_identifier(sequence.column)}::numeric"
+    value = f"{quote_identifier(sequence.column)}::pg_catalog.numeric"
+    furthest = "pg_catalog.floor(pg_catalog.max(v.value))" if step > 0 else "pg_catalog.ceil(pg_catalog.min(v.value))"
     return f"""
-SELECT to_json({"floor(max(v.value))" if step > 0 else "ceil(min(v.value))"})
-FROM (SELECT {value} AS value FROM {table.source}) AS v WHERE v.value BETWEEN {first} AND {last};
+SELECT pg_catalog.to_json({furthest}) FROM (SELECT {value} AS value FROM {table.source}) AS v
+WHERE v.value OPERATOR(pg_catalog.>=) {first} AND v.value OPERATOR(pg_catalog.<=) {last};
 """
 
 

@@ -12,6 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from vecbak.config import Config, Connection, LoadedConfig, Timeouts
 from vecbak.errors import UsageError
 from vecbak.postgres.connection import Endpoint, endpoint_from_config, endpoint_from_dsn, parse_dsn
+from vecbak.postgres.keepalive import CLIENT
 
 FILE = Path("/etc/vecbak/vecbak.yaml")
 KEYWORDS = (
@@ -28,6 +29,8 @@ KEYWORDS = (
 )
 values = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1, max_size=20)
 parameters = st.dictionaries(st.sampled_from(KEYWORDS), values, min_size=1)
+
+KEEPALIVES = " ".join(f"{name}={value}" for name, value in CLIENT.items())
 
 
 def libpq(dsn: str) -> dict[str, str]:
@@ -59,7 +62,7 @@ def test_parameters_survive_the_whole_way(given_parameters):
     expected = {key: value for key, value in given_parameters.items() if key != "password"}
     made = endpoint(dsn=make_conninfo("", **given_parameters))
     pinned = {"hostaddr": ""} if "host" in expected else {}
-    assert conninfo_to_dict(made.conninfo) == {**pinned, **expected, "connect_timeout": "10"}
+    assert conninfo_to_dict(made.conninfo) == {**pinned, **CLIENT, **expected, "connect_timeout": "10"}
     without = {"PGHOSTADDR": None} if "service" in expected else {}
     assert made.environment == {**without, **({} if password is None else {"PGPASSWORD": password})}
 
@@ -143,7 +146,7 @@ def test_a_password_is_neither_in_the_conninfo_nor_in_the_repr(password):
 
 def test_a_password_in_the_dsn_is_taken_out_of_it():
     made = endpoint(dsn="postgresql://u:geheim@h/d")
-    assert made.conninfo == "user=u host=h dbname=d connect_timeout=10 hostaddr=''"
+    assert made.conninfo == f"user=u host=h dbname=d connect_timeout=10 {KEEPALIVES} hostaddr=''"
     assert made.password == "geheim"
 
 
@@ -217,7 +220,7 @@ def test_a_service_says_where_its_host_is():
 
 
 def test_nothing_given_leaves_everything_to_libpq():
-    assert endpoint().conninfo == "connect_timeout=10"
+    assert endpoint().conninfo == f"connect_timeout=10 {KEEPALIVES}"
 
 
 def test_paths_start_from_the_configs_folder():

@@ -32,12 +32,12 @@ def space(tmp_path, database: Database) -> Workspace:
 
 
 HANGING = {
-    "a key onto the whole, cascading": (PARTITION, "CREATE TABLE notes (id text, c uuid, FOREIGN KEY (id, c) REFERENCES whole ON DELETE CASCADE)", "notes_id_c_fkey of notes"),
-    "a key onto the whole, setting null": (PARTITION, "CREATE TABLE notes (id text, c uuid, FOREIGN KEY (id, c) REFERENCES whole ON DELETE SET NULL)", "notes_id_c_fkey of notes"),
-    "a key onto a partition": (DIVIDED, "CREATE TABLE notes (id text, c uuid, FOREIGN KEY (id, c) REFERENCES part ON DELETE CASCADE)", "notes_id_c_fkey of notes"),
+    "a key onto the whole, cascading": (PARTITION, "CREATE TABLE notes (id text, c uuid, FOREIGN KEY (id, c) REFERENCES whole ON DELETE CASCADE)", "notes_id_c_fkey of public.notes"),
+    "a key onto the whole, setting null": (PARTITION, "CREATE TABLE notes (id text, c uuid, FOREIGN KEY (id, c) REFERENCES whole ON DELETE SET NULL)", "notes_id_c_fkey of public.notes"),
+    "a key onto a partition": (DIVIDED, "CREATE TABLE notes (id text, c uuid, FOREIGN KEY (id, c) REFERENCES part ON DELETE CASCADE)", "notes_id_c_fkey of public.notes"),
     "a key of a divided table": (DIVIDED, f"CREATE TABLE notes (id text, c uuid, FOREIGN KEY (id, c) REFERENCES {EMBEDDING} ON DELETE CASCADE) PARTITION BY LIST (id);"
-        " CREATE TABLE notes1 PARTITION OF notes DEFAULT", "notes_id_c_fkey of notes"),
-    "a key of the whole onto itself": (PARTITION, "ALTER TABLE whole ADD p text, ADD q uuid, ADD FOREIGN KEY (p, q) REFERENCES whole ON DELETE CASCADE", "of whole"),
+        " CREATE TABLE notes1 PARTITION OF notes DEFAULT", "notes_id_c_fkey of public.notes"),
+    "a key of the whole onto itself": (PARTITION, "ALTER TABLE whole ADD p text, ADD q uuid, ADD FOREIGN KEY (p, q) REFERENCES whole ON DELETE CASCADE", "of public.whole"),
     "a trigger of the whole": (PARTITION, f"{ACTS} CREATE TRIGGER t AFTER DELETE ON whole FOR EACH ROW EXECUTE FUNCTION acts()", "on DELETE (t)"),
     "a trigger of a partition": (DIVIDED, f"{ACTS} CREATE TRIGGER t AFTER DELETE ON part FOR EACH ROW EXECUTE FUNCTION acts()", "t on part"),
     "a trigger that always fires": ("", f"{ACTS} CREATE TRIGGER t AFTER DELETE ON {EMBEDDING} EXECUTE FUNCTION acts(); ALTER TABLE {EMBEDDING} ENABLE ALWAYS TRIGGER t", "ENABLE ALWAYS TRIGGER"),
@@ -108,7 +108,7 @@ def test_a_trigger_on_truncate_refuses_and_the_hint_mends_it(space: Workspace, w
 
 @pytest.mark.parametrize(("state", "session", "code"), [
     ("ENABLE ALWAYS", "origin", 4), ("ENABLE REPLICA", "origin", 0), ("DISABLE", "origin", 0),
-    ("ENABLE ALWAYS", "replica", 4), ("ENABLE REPLICA", "replica", 4), ("ENABLE", "replica", 0), ("ENABLE", "local", 4),
+    ("ENABLE ALWAYS", "replica", 4), ("ENABLE REPLICA", "replica", 0), ("ENABLE", "replica", 4), ("ENABLE", "local", 4),
 ])  # fmt: skip
 def test_only_a_trigger_that_would_fire_is_in_the_way(space: Workspace, state: str, session: str, code: int):
     database = space.database
@@ -134,7 +134,7 @@ def test_a_key_in_the_tree_refuses_a_truncate_before_anything_is_written(space: 
     )
     done = space.run("truncate")
     assert done.code == 4, done.stderr
-    assert "notes_id_c_fkey of notes)" in done.stderr
+    assert "notes_id_c_fkey of public.notes)" in done.stderr
     assert space.files() == []
     # as the hint says, both together
     space.save(
@@ -156,7 +156,7 @@ def test_a_key_of_the_whole_onto_itself(space: Workspace):
     )
     done = space.run("truncate")
     assert done.code == 4, done.stderr
-    assert "Name whole in vector_tables instead of its partition" in done.stderr
+    assert "Name public.whole in vector_tables instead of its partition" in done.stderr
     space.save(vector_tables={"supported_tables": [COLLECTION, "whole"], "truncate_tables": ["whole"]})
     before = everything(space.database)
     assert space.run("truncate").code == 0
@@ -255,8 +255,8 @@ def test_a_partition_that_comes_in_mid_run_with_a_key_of_its_own(space: Workspac
     database.execute(
         f"""{DIVIDED} CREATE TABLE late (LIKE part INCLUDING ALL); CREATE TABLE notes (id text, c uuid, FOREIGN KEY (id, c) REFERENCES late ON DELETE CASCADE)"""
     )
-    key = database.value(f"SELECT uuid FROM {COLLECTION} WHERE name = 'a'")
-    database.execute(f"ALTER TABLE {EMBEDDING} DETACH PARTITION part; CREATE TABLE rest PARTITION OF {EMBEDDING} DEFAULT; INSERT INTO late SELECT * FROM part WHERE collection_id = '{key}';"
+    key, other = (database.value(f"SELECT uuid FROM {COLLECTION} WHERE name = '{name}'") for name in "ab")
+    database.execute(f"ALTER TABLE {EMBEDDING} DETACH PARTITION part; CREATE TABLE rest PARTITION OF {EMBEDDING} FOR VALUES IN ('{other}'); INSERT INTO late SELECT * FROM part WHERE collection_id = '{key}';"
         f" INSERT INTO rest SELECT * FROM part WHERE collection_id <> '{key}'; INSERT INTO notes SELECT id, collection_id FROM late")  # fmt: skip
     run = Stopped(space, "locked", "truncate", "--collection", "a", "--yes")
     database.execute(f"ALTER TABLE {EMBEDDING} ATTACH PARTITION late FOR VALUES IN ('{key}')")

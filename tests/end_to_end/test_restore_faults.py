@@ -22,8 +22,9 @@ from tests.support.workspace import Workspace
 
 # a constraint, as triggers keep still while rows are loaded
 SLOW_ROWS = f"""
-    CREATE FUNCTION slow(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN true; END';
-    ALTER TABLE {EMBEDDING} ADD CHECK (slow(id::text)) NOT VALID"""
+    CREATE FUNCTION slow(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+    ALTER TABLE {EMBEDDING} ADD CHECK (slow(id::text));
+    CREATE OR REPLACE FUNCTION slow(text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.05); RETURN true; END'"""
 LOADING = (
     "SELECT pid FROM pg_stat_activity WHERE application_name = 'vecbak guard' AND query LIKE 'COPY%%' AND datname = %s"
 )

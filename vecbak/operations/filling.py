@@ -113,7 +113,9 @@ class Filling:
             drop = restore_queries.drop_index(plan.table, index)
             if plan.empty or not plan.rows_before:
                 lines = map(self._here, create_index(plan.table, index, plan.table.schema, self._tablespaces))
-                trial = self._guard.ask(queries.attempt("vecbak_trial", "\n".join([drop, *lines])), step)
+                # by one process: that a small /dev/shm is too small for several is no reason to keep it
+                serial = "SET LOCAL max_parallel_maintenance_workers = 0;"
+                trial = self._guard.ask(queries.attempt("vecbak_trial", "\n".join([serial, drop, *lines])), step)
                 self._guard.ask("ROLLBACK TO SAVEPOINT vecbak_trial;\nRELEASE SAVEPOINT vecbak_trial;", step)
                 if trial.error:
                     log.warning(

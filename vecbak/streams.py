@@ -62,9 +62,9 @@ class Stream(io.TextIOBase):
         """It is for writing."""
         return True
 
-    def write(self, text: str) -> int:
-        """Write it, or as much of it as can be."""
-        data = memoryview(self._encode(text))
+    def write(self, text: str | bytes) -> int:
+        """Write it, or as much of it as can be; click hands over bytes for the shell's completion."""
+        data = memoryview(text if isinstance(text, bytes) else self._encode(text))
         try:
             while data:
                 data = data[self._write_some(data[:CHUNK_BYTES]) :]

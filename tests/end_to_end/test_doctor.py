@@ -335,13 +335,33 @@ def test_a_trigger_on_truncate(space):
     space.database.execute(f"""
         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
         CREATE TRIGGER audit AFTER TRUNCATE ON {EMBEDDING} EXECUTE FUNCTION note()""")
-    assert_warns(space, TABLE, "audit")
+    assert_fails(space, TRUNCATE, 4, "audit", "DISABLE TRIGGER")
 
 
 def test_an_invalid_index(space):
     space.database.execute(f"CREATE INDEX broken ON {EMBEDDING} (document)")
     space.database.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass")
     assert_warns(space, TABLE, "broken", "REINDEX")
+
+
+def test_an_index_that_could_not_be_built(space):
+    space.database.execute(f"UPDATE {EMBEDDING} SET document = repeat(id, 2)")
+    with pytest.raises(Exception, match="could not create unique index"):
+        space.database.execute(f"CREATE UNIQUE INDEX CONCURRENTLY broken ON {EMBEDDING} (collection_id)")
+    assert_fails(space, TRUNCATE, 4, "broken", "DROP INDEX")
+
+
+def test_rows_that_break_what_the_role_may_not_drop(space, role):
+    space.database.execute(f"ALTER TABLE {EMBEDDING} ADD CONSTRAINT short CHECK (id <> 'doc-1') NOT VALID")
+    assert_warns(space, RESTORE, "1 rows", "short", f'GRANT "postgres" TO "{role}"')
+
+
+def test_event_triggers_and_what_is_not_backed_up(space):
+    space.database.execute(f"""CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+        CREATE EVENT TRIGGER watch ON ddl_command_start EXECUTE FUNCTION forbid();
+        CREATE TABLE authors (id int PRIMARY KEY); ALTER TABLE {EMBEDDING} ADD author int REFERENCES authors""")
+    assert_warns(space, "restore", "watch", "DISABLE")
+    assert_warns(space, "restore", "authors", "supported_tables")
 
 
 def test_vectors_of_two_models_in_one_column(space):

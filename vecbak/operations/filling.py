@@ -19,12 +19,13 @@ from vecbak.operations.merging import Merge
 from vecbak.operations.sequences import Advances
 from vecbak.operations.targets import Plan, too_early
 from vecbak.postgres import queries, restore_queries, untrusted
-from vecbak.postgres.catalog import Index, Partition, Table
+from vecbak.postgres.catalog import Index, Partition, Table, UserType
 from vecbak.postgres.definitions import add_constraint, create_index, partition_schema
 from vecbak.postgres.guard import Guard
 from vecbak.postgres.protection import disable, enable, protect
 from vecbak.postgres.recorded_definitions import check_type_names
 from vecbak.postgres.session import SessionFailed
+from vecbak.postgres.type_definitions import late_checks
 
 log = logging.getLogger(__name__)
 
@@ -274,8 +275,13 @@ class Filling:
             for index in self._dropped[plan.source.label]:
                 self._build(plan, plan.table, index, plan.table.schema)
             return
+        self._add_late_checks(definition.types, plan.table)
         for constraint in definition.constraints:
-            if constraint.kind != "f" and (definition.name, constraint.name) not in self._early:
+            if constraint.kind == "n" and self._guard.server_major < 18:
+                log.warning(
+                    "%s: NOT VALID came with PostgreSQL 18, so %s is left out", constraint.name, constraint.definition
+                )
+            elif constraint.kind != "f" and (definition.name, constraint.name) not in self._early:
                 statement = self._here(add_constraint(definition, constraint, plan.table.schema, {}))
                 self._guard.define([statement], f"adding the constraint {constraint.name}", timeout=self._seconds)
         for index in definition.indexes:
@@ -285,6 +291,15 @@ class Filling:
             for index in partition.indexes:
                 if index.constraint is None and index.valid and (partition.name, index.name) not in self._early:
                     self._build(plan, partition, index, partition_schema(definition, partition, plan.table.schema))
+
+    def _add_late_checks(self, types: Sequence[UserType], table: Table) -> None:
+        """Constraints of domains that were made here, which older rows may break."""
+        for item in types:
+            if late_checks(item, ()):
+                now = {found.sql: found for found in self._guard.facts([table.oid]).tables[0].types}
+                there = [check.name for check in now[self._here(item.sql)].constraints]
+                for statement in late_checks(item, there):
+                    self._guard.define([self._here(statement)], f"adding the constraints of {item.sql}")
 
     def _build(self, plan: Plan, table: Table | Partition, index: Index, schema: str) -> None:
         step = f"building the index {index.name}"

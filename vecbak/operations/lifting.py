@@ -41,16 +41,24 @@ def check_lifted(plan: Plan, server: Server) -> None:
 
 
 def recorded(plan: Plan, demand: Demand) -> int | None:
-    """How many rows of the backup break it; None: nobody counted."""
-    demands = plan.source.definition.demands if plan.source.definition else ()
-    found = [
-        item.rows for item in demands if (item.kind, item.table, item.name) == (demand.kind, demand.table, demand.name)
-    ]
-    return found[0] if found else None
+    """How many rows of the backup break it; 0 for what was asked of all of them; None: nobody counted."""
+    definition = plan.source.definition
+    if definition is None:
+        return 0
+    for item in definition.demands:
+        if (item.kind, item.table, item.name) == (demand.kind, demand.table, demand.name):
+            return 0 if item.validated else item.rows
+    # an older manifest has no demands, and one may have been made before the constraint was
+    checks = [check for item in definition.types if item.name == demand.table for check in item.constraints]
+    known = checks if demand.kind == "d" else definition.constraints
+    unsaid = any(item.name == demand.name and item.definition.endswith(" NOT VALID") for item in known)
+    return None if unsaid else 0
 
 
 def _is_doubtful(plan: Plan, demand: Demand) -> bool:
-    return demand.kind != "t" and not demand.validated and not plan.new and recorded(plan, demand) != 0
+    # a new table gets its own constraints when the rows are in; its domains may have been there before
+    is_there = demand.kind == "d" or not plan.new
+    return demand.kind != "t" and is_there and not demand.validated and recorded(plan, demand) != 0
 
 
 class Lifting:

@@ -60,10 +60,10 @@ def lock_refused(table: TableName, mode: str, answer: Answer) -> Refused:
         )
         return Refused(f"the table {table} does not exist", hint, output=answer.messages)
     if answer.sqlstate == "42501":
-        wanted = {"ACCESS SHARE": ("read", "SELECT"), "ROW EXCLUSIVE": ("change", "SELECT, INSERT, DELETE")}
-        verb, privilege = wanted.get(mode, ("truncate", "SELECT, TRUNCATE"))
+        reads, inserts = mode == "ACCESS SHARE", mode == "ROW EXCLUSIVE"
+        privilege = "SELECT" if reads else "SELECT, INSERT, DELETE" if inserts else "SELECT, TRUNCATE"
         return Refused(
-            f"no privilege to {verb} the table {table}",
+            f"no privilege to {'read' if reads else 'change' if inserts else 'truncate'} the table {table}",
             f"Let its owner run: GRANT {privilege} ON {table} TO the role that vecbak logs in as"
             " (and GRANT USAGE on its schema).",
             output=answer.messages,

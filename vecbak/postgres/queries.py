@@ -109,7 +109,7 @@ ROLLBACK_LOCK = "ROLLBACK TO SAVEPOINT vecbak_lock;"
 def look_up(tables: Sequence[TableName]) -> str:
     """The oids that names mean along the path in force, null where there is no table; it runs under the role's own."""
     found = ", ".join(f"pg_catalog.to_regclass({quote_literal(name.sql)})::pg_catalog.oid" for name in tables)
-    return f"SELECT pg_catalog.json_build_array({found});"
+    return f"SELECT pg_catalog.to_json(ARRAY[{found}]::pg_catalog.oid[]);"  # a function takes 100 arguments at the most
 
 
 def locked(oids: Sequence[int]) -> str:

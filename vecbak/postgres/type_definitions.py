@@ -5,11 +5,11 @@ https://www.postgresql.org/docs/current/sql-createtype.html, …/sql-createdomai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
-from vecbak.postgres.catalog import Table, UserType
+from vecbak.postgres.catalog import Constraint, Table, UserType
 from vecbak.postgres.names import quote_identifier, quote_literal, quote_name
 
 MADE_KINDS = frozenset({"e", "d", "c"})
@@ -41,8 +41,30 @@ def create_type(item: UserType) -> str:
     words += [f"COLLATE {item.collation}"] if item.collation else []
     words += [f"DEFAULT {item.default}"] if item.default is not None else []
     words += ["NOT NULL"] if item.not_null else []
-    words += [f"CONSTRAINT {quote_identifier(check.name)} {check.definition}" for check in item.constraints]
+    words += [
+        f"CONSTRAINT {quote_identifier(check.name)} {check.definition}"
+        for check in item.constraints
+        if not _is_late(check)
+    ]
     return f"{' '.join(words)};"
+
+
+def late_checks(item: UserType, there: Collection[str]) -> list[str]:
+    """What `create_type` leaves out: constraints that older values may break, to be added when those are loaded.
+
+    Args:
+        there: names of those that it has.
+    """
+    return [
+        f"ALTER DOMAIN {quote_name(item.schema, item.name)} ADD CONSTRAINT {quote_identifier(check.name)}"
+        f" {check.definition};"
+        for check in item.constraints
+        if item.kind == "d" and _is_late(check) and check.name not in there
+    ]
+
+
+def _is_late(check: Constraint) -> bool:
+    return check.definition.endswith(" NOT VALID")
 
 
 def bare_types(types: Iterable[UserType], schema: str) -> tuple[list[UserType], dict[str, str]]:

@@ -18,6 +18,7 @@ from vecbak.postgres.sql_parser import Node, NotSql, has_comment, parse
 
 # by the type of the statement's node: the types of nodes that it may hold
 DEFINITIONS: dict[str, frozenset[str]] = {
+    "AlterDomainStmt": fragments.CONSTRAINTS,
     "AlterSeqStmt": fragments.OPTIONS | {"List"},
     "AlterTableStmt": fragments.CONSTRAINTS | {"AlterTableCmd"},
     "CommentStmt": frozenset({"List", "String", "TypeName"}),
@@ -116,6 +117,8 @@ def _foreign(kind: str, node: Node) -> str | None:
             return f"it would do {', '.join(done)}"
     if kind == "CreateStmt" and ("ofTypename" in node or ("inhRelations" in node) != ("partbound" in node)):
         return "its columns would be another table's"
+    if kind == "AlterDomainStmt" and node["subtype"] != "C":  # ADD CONSTRAINT
+        return "it would change a domain otherwise"
     if kind == "GrantStmt" and "is_grant" in node:
         return "it would grant something"
     if kind == "CreateSchemaStmt" and node.keys() != {"schemaname"}:

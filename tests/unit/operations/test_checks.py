@@ -112,18 +112,18 @@ def test_doubts():
 
 
 @pytest.mark.parametrize(
-    ("indexes", "can_insert", "owner", "status"),
+    ("changes", "status"),
     [
-        ((), True, False, "ok"),
-        ((index(),), True, True, "ok"),
-        ((index(method="btree"),), True, False, "ok"),
-        ((index(),), True, False, "warning"),
-        ((), False, True, "warning"),
+        ({}, "ok"),
+        ({"indexes": (index(),)}, "ok"),
+        ({"indexes": (index(method="btree"),), "is_owner": False}, "ok"),
+        ({"indexes": (index(),), "is_owner": False}, "warning"),
+        ({"indexes": (index(),), "can_create": False}, "warning"),
+        ({"can_insert": False}, "warning"),
     ],
 )
-def test_the_right_to_restore(indexes, can_insert, owner, status):
-    findings = Findings()
-    item = table(indexes=indexes, can_insert=can_insert, is_owner=owner)
+def test_the_right_to_restore(changes, status):
+    findings, item = Findings(), table(**changes)
     lacks = list(table_lacks(item, server(), emptied=True))
     judge_restore(findings, "restore items", item, lacks, "vecbak")
     assert only(findings).status == status

@@ -17,7 +17,7 @@ from vecbak.operations.preflight import (
     reading_problems,
     truncating_problems,
 )
-from vecbak.postgres.catalog import ForeignKey
+from vecbak.postgres.catalog import ForeignKey, Reaction
 from vecbak.postgres.programs import Installation
 
 MB = 1 << 20
@@ -151,12 +151,49 @@ def test_the_second_table_is_judged_like_the_first():
 
 
 def test_warnings():
-    item = table()
-    parent = table("parent", 2, children=("child",))
-    assert judge(item, parent, truncated=[item]) == [
-        "parent has inheritance children (child); their rows are not in this backup",
-    ]
+    item, parent = table(), table("parent", 2, children=("child",))
+    assert judge(item, parent) == ["parent has inheritance children (child); their rows are not in this backup"]
     assert judge(item) == []
+
+
+def reaction(**changes):
+    fields = {
+        "kind": "TRIGGER",
+        "name": "audit",
+        "schema": "public",
+        "table": "items",
+        "state": "O",
+        "on_load": False,
+        "on_truncate": True,
+    }
+    return Reaction(**{**fields, **changes})  # fmt: skip
+
+
+def test_a_trigger_on_truncate_and_how_to_switch_it_off_and_on_as_it_was():
+    message, hint = refused_truncate(table(reactions=(reaction(), reaction(table="part", name="b", state="A"))))
+    assert "on TRUNCATE (audit, b on part)" in message
+    assert 'ALTER TABLE "public"."items" DISABLE TRIGGER "audit";' in hint
+    assert 'ALTER TABLE "public"."part" ENABLE ALWAYS TRIGGER "b";' in hint
+
+
+@pytest.mark.parametrize("changes", [{"state": "D"}, {"state": "R"}, {"fires": False}, {"on_truncate": False}])
+def test_a_trigger_that_does_not_fire_is_in_nobodys_way(changes):
+    item = table(reactions=(reaction(**changes),))
+    assert judge(item, truncated=[item]) == []
+
+
+def test_keys_from_a_partition_of_what_is_truncated_too():
+    key = ForeignKey(name="fk", table_oid=99, table="part")
+    part = SimpleNamespace(oid=99)
+    item, other = table(foreign_keys=(key,)), table("other", 7, kind="p", partitions=(part,))
+    assert judge(item, other, truncated=[item, other]) == []
+    assert "fk of part" in refused_truncate(item, other)[0]
+
+
+def test_a_table_and_its_partition():
+    message, hint = refusal(table(), table("part", 2, ancestors=(16384,)))
+    assert message == "part is a partition of items, and both are named: its rows would be there twice"
+    assert "Take part out" in hint
 
 
 # formats

@@ -320,7 +320,7 @@ def test_no_permission(space: Workspace, server_folder: Path):
     python = [
         sys.executable,
         "-c",
-        f"import vecbak.cli, vecbak.operations.opening, vecbak.postgres.container, docker\n{code}",
+        f"import vecbak.cli, vecbak.config_file, vecbak.operations.opening, vecbak.postgres.container, docker\n{code}",
     ]
     done = subprocess.run(
         [*python, "backup", "--output-dir", str(home)], cwd=home, env=environment(), capture_output=True, text=True, check=False

@@ -181,7 +181,7 @@ def test_parts_are_exact_while_writers_insert_and_rows_move_between_pages(databa
 def test_partial_failure_publishes_nothing(database18, tmp_path):
     langchain.fill(database18, 1500)
     space = Workspace(tmp_path, database18)
-    body = 'if line.startswith("\\\\copy") and "ctid >=" in line and "ctid <" in line:\n    child.kill()'
+    body = 'if line.startswith("\\\\copy") and "ctid OPERATOR(pg_catalog.>=)" in line and "ctid OPERATOR(pg_catalog.<)" in line:\n    child.kill()'
     space.save(
         backup={"format": "binary", "part_bytes": 100_000}, connection={"bin_dir": str(psql_filter(tmp_path, body))}
     )

@@ -30,21 +30,30 @@ def assert_harmless(text: str) -> None:
     assert "\nProven:    restorable" not in text, "a line was forged"
 
 
-def poison(space: Workspace) -> None:
-    """Another manifest that is intact and says hostile things wherever it may say anything."""
+def poison(space: Workspace, *, refused: bool = False) -> None:
+    """Another manifest that is intact and says hostile things wherever it may say anything.
+
+    Args:
+        refused: also where a manifest that does so is none.
+    """
     path = next(space.backups.glob("vector_backup_*.json"))
     good = manifests.read(path)
     entry = good.tables[EMBEDDING]
     columns = tuple(msgspec.structs.replace(column, type=EVIL) for column in entry.table.columns)
     indexes = tuple(msgspec.structs.replace(index, definition=EVIL) for index in entry.table.indexes)
     table = msgspec.structs.replace(
-        entry.table, columns=columns, indexes=indexes, name=EVIL, condition=EVIL, owner=EVIL
+        entry.table,
+        columns=columns,
+        indexes=indexes,
+        name=EVIL if refused else entry.table.name,
+        condition=EVIL,
+        owner=EVIL,
     )
     collections = {EVIL: manifests.CollectionEntry(uuid=EVIL, rows=62)}
     bad = msgspec.structs.replace(
         good, task_id=EVIL, database=EVIL, host=EVIL, collections=collections, scope="collections",
-        tables={**good.tables, EVIL: msgspec.structs.replace(entry, table=table)},
-        server=msgspec.structs.replace(good.server, version=EVIL, extensions={"vector": EVIL}),
+        tables={**good.tables, EVIL if refused else EMBEDDING: msgspec.structs.replace(entry, table=table)},
+        server=msgspec.structs.replace(good.server, version=EVIL if refused else good.server.version, extensions={"vector": EVIL}),
     )  # fmt: skip
     path.write_bytes(manifests.encode(bad))
     (space.backups / f"vector_backup_{'2' * 8}_{'1' * 6}.json").write_text(EVIL)
@@ -52,9 +61,10 @@ def poison(space: Workspace) -> None:
         log.write(EVIL.replace("\n", ""))
 
 
-def test_a_manifest_that_holds_escape_sequences(space):
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_manifest_that_holds_escape_sequences(space, refused):
     assert space.run("backup").code == 0
-    poison(space)
+    poison(space, refused=refused)
     commands = (["list"], ["show", "latest"], ["verify", "latest"], ["verify", "latest", "--restore"], ["prune", "--dry-run"],
                 ["restore", "latest"], ["restore", "latest", "--mode", "replace", "--yes"], ["restore", "latest", "--dry-run"],
                 ["-v", "doctor"])  # fmt: skip
@@ -71,6 +81,8 @@ def test_a_manifest_that_holds_escape_sequences(space):
             as_json = space.run(*arguments, "--json")
             assert_harmless(as_json.stdout + as_json.stderr)
             json.loads(as_json.stdout)
+    if refused:
+        return
     shown = json.loads(space.run("show", backup.group(1), "--json").stdout)
     assert shown["database"] == EVIL  # JSON says the same
     code, text = on_terminal("show", backup.group(1), "--output-dir", space.out, folder=space.folder)

@@ -46,8 +46,8 @@ def guard(job: Job) -> Iterator[Guard]:
 def test_psql_reads_nothing_of_a_definition(guard: Guard, database: Database):
     """To psql `:"DBNAME"` is a variable of its own."""
     text = '(a[1:"DBNAME"] IS NOT NULL)'
-    guard.define([f'CREATE TABLE t (a int[], "DBNAME" int, CHECK {text});'], "making a table")
-    found = guard.ask_json("SELECT to_json(pg_get_constraintdef(oid)) FROM pg_constraint WHERE conrelid = 't'::regclass AND contype = 'c';", "looking")  # fmt: skip
+    guard.define([f'CREATE TABLE public.t (a int[], "DBNAME" int, CHECK {text});'], "making a table")
+    found = guard.ask_json("SELECT to_json(pg_get_constraintdef(oid)) FROM pg_constraint WHERE conrelid = 'public.t'::regclass AND contype = 'c';", "looking")  # fmt: skip
     assert found == f"CHECK ({text})"
     assert guard.query("""SELECT to_json((ARRAY[1, 2])[1:"DBNAME"]) FROM (SELECT 1 AS "DBNAME") x;""", "asking") == [1]
 
@@ -89,7 +89,7 @@ def test_the_server_reads_backslashes_as_the_judge_does(workspace: Workspace, da
     guard, _ = job.connect()
     begin(guard, job.config.timeouts, writes=True)
     text = r"'\' || $q$; SELECT 1/0; --$q$"
-    guard.define([f"CREATE TABLE t (a text DEFAULT {text});"], "making a table")
+    guard.define([f"CREATE TABLE public.t (a text DEFAULT {text});"], "making a table")
     guard.ask("INSERT INTO t DEFAULT VALUES;", "inserting")
     assert guard.ask_json("SELECT to_json(a) FROM t;", "looking") == "\\; SELECT 1/0; --"
     guard.close()

@@ -28,7 +28,7 @@ from vecbak.operations.prove import file_reader, prove
 from vecbak.operations.restore import RestoreOptions, restore
 from vecbak.operations.sources import backup_source
 
-EXAMPLES = 200
+EXAMPLES = 100
 ENDS = {ExitCode.USAGE, ExitCode.REFUSED, ExitCode.BACKUP_FAILED, ExitCode.RESTORE_FAILED}
 TABLES = ("zoo", "parts", "child")
 SQL_FIELDS = {
@@ -152,6 +152,7 @@ def test_unharmed_it_can_be_restored_proved_and_pasted(attacked: Range):
         wires.check("nothing was changed")
 
 
+@pytest.mark.timeout(900)
 def test_whatever_stands_in_a_manifest_does_no_harm(attacked: Range, record_property: Any):
     sql = [way for way in attacked.places if way[-1] in SQL_FIELDS]
     tried = 0

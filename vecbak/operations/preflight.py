@@ -18,7 +18,7 @@ from vecbak.operations.exporting import outside_compression
 from vecbak.operations.job import Job
 from vecbak.postgres.catalog import Facts, Reaction, Server, Table
 from vecbak.postgres.catalog import Sequence as TableSequence
-from vecbak.postgres.names import has_control_characters, quote_identifier
+from vecbak.postgres.names import has_control_characters, quote_identifier, written
 from vecbak.postgres.programs import Installation
 from vecbak.results import human_size
 
@@ -106,7 +106,7 @@ def reading_problems(table: Table, user: str) -> Iterator[Refused]:
     if not table.can_select:
         yield Refused(
             f"the role {user} may not read {table.name}",
-            f"Let its owner {table.owner} run: GRANT SELECT ON {table.sql} TO {user}",
+            f"Let its owner {table.owner} run: GRANT SELECT ON {table.sql} TO {written(user)}",
         )
     if table.row_security:
         yield Refused(
@@ -158,7 +158,7 @@ def truncating_problems(
     if not table.can_truncate:
         yield Refused(
             f"the role {user} may not truncate {table.name}",
-            f"Let its owner {table.owner} run: GRANT TRUNCATE ON {table.sql} TO {user}",
+            f"Let its owner {table.owner} run: GRANT TRUNCATE ON {table.sql} TO {written(user)}",
         )
     if table.children:
         yield Refused(
@@ -192,7 +192,7 @@ def deleting_problems(table: Table, user: str) -> Iterator[Refused]:
     if not table.can_delete:
         yield Refused(
             f"the role {user} may not delete from {table.name}",
-            f"Let its owner {table.owner} run: GRANT DELETE ON {table.sql} TO {user}",
+            f"Let its owner {table.owner} run: GRANT DELETE ON {table.sql} TO {written(user)}",
         )
     if table.foreign_partitions:
         yield Refused(
@@ -285,8 +285,10 @@ def sequence_doubts(table: Table, user: str, *, emptied: bool) -> Iterator[tuple
 def sequence_grant(sequence: TableSequence, user: str) -> str:
     """What lets a role see where a sequence stands, and move it."""
     wanted = [name for name, granted in (("SELECT", sequence.can_read), ("UPDATE", sequence.can_update)) if not granted]
-    schema = [] if sequence.can_enter else [f"GRANT USAGE ON SCHEMA {quote_identifier(sequence.schema)} TO {user}"]
-    own = [f"GRANT {', '.join(wanted)} ON SEQUENCE {sequence.sql} TO {user}"] if wanted else []
+    schema = (
+        [] if sequence.can_enter else [f"GRANT USAGE ON SCHEMA {quote_identifier(sequence.schema)} TO {written(user)}"]
+    )
+    own = [f"GRANT {', '.join(wanted)} ON SEQUENCE {sequence.sql} TO {written(user)}"] if wanted else []
     return "; ".join([*schema, *own])
 
 

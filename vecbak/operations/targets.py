@@ -12,7 +12,7 @@ from vecbak.errors import Refused, RestoreFailed, UsageError
 from vecbak.operations.loading import SourceFile
 from vecbak.operations.migration import Migration, migration_of, types_of
 from vecbak.postgres.catalog import Index, Table
-from vecbak.postgres.names import TableName, parse_table_name
+from vecbak.postgres.names import TableName, parse_table_name, written
 
 Mode = Literal["error", "replace", "append", "skip-existing"]
 Way = Literal["load", "merge", "skip"]
@@ -205,7 +205,7 @@ def check_target(table: Table, user: str) -> None:
     if not (table.can_insert and table.can_select):
         raise Refused(
             f"the role {user} may not write {table.name}",
-            f"Let its owner {table.owner} run: GRANT SELECT, INSERT, TRUNCATE ON {table.sql} TO {user}",
+            f"Let its owner {table.owner} run: GRANT SELECT, INSERT, TRUNCATE ON {table.sql} TO {written(user)}",
         )
     if table.row_security:
         raise Refused(

@@ -34,6 +34,11 @@ class TableName(NamedTuple):
         return ".".join(part if _is_plain(part) else '"' + part.replace('"', '""') + '"' for part in parts)
 
 
+def written(name: str) -> str:
+    """A name as a person writes it in SQL: in quotes only where it needs them."""
+    return name if _is_plain(name) else quote_identifier(name)
+
+
 def _is_plain(part: str) -> bool:
     return re.fullmatch(r"[a-z_][a-z0-9_$]*", part) is not None
 

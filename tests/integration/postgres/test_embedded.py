@@ -210,7 +210,7 @@ def test_a_worker_asks_too(folder):
         with pytest.raises(ConnectionFailed, match="not the embedded one"):
             worker.open_worker(
                 LocalRunner(), dataclasses.replace(endpoint, instance=forged), PSQL, snapshot=guard.export_snapshot(),
-                server_version=guard.server_version, tables=[], connect_seconds=5, lock_seconds=5,
+                server_version=guard.server_version, settings=guard.settings, path="", tables=[], connect_seconds=5, lock_seconds=5,
             )  # fmt: skip
 
 

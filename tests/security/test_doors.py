@@ -90,8 +90,8 @@ def test_the_server_reads_backslashes_as_the_judge_does(workspace: Workspace, da
     begin(guard, job.config.timeouts, writes=True)
     text = r"'\' || $q$; SELECT 1/0; --$q$"
     guard.define([f"CREATE TABLE public.t (a text DEFAULT {text});"], "making a table")
-    guard.ask("INSERT INTO t DEFAULT VALUES;", "inserting")
-    assert guard.ask_json("SELECT to_json(a) FROM t;", "looking") == "\\; SELECT 1/0; --"
+    guard.ask("INSERT INTO public.t DEFAULT VALUES;", "inserting")
+    assert guard.ask_json("SELECT to_json(a) FROM public.t;", "looking") == "\\; SELECT 1/0; --"
     guard.close()
 
 

@@ -22,7 +22,7 @@ def test_begin_pins_what_a_backup_depends_on():
         "SET LOCAL tcp_keepalives_idle = '20';",
         "SET LOCAL tcp_keepalives_interval = '10';",
         "SET LOCAL tcp_keepalives_count = '3';",
-        "SET LOCAL tcp_user_timeout = '60000';",
+        "SET LOCAL tcp_user_timeout = '120000';",
         "SET LOCAL lock_timeout = '5000ms';",
         "SET LOCAL application_name = 'vecbak guard';",
         "SET LOCAL search_path = pg_catalog, pg_temp;",

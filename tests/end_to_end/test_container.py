@@ -316,11 +316,15 @@ def test_no_permission(space: Workspace, server_folder: Path):
     (home / "vecbak.yaml").chmod(0o644)
     code = f"import os; os.setgroups([]); import pwd; user = pwd.getpwnam('{SYSTEM_USER}'); os.setgid(user.pw_gid); os.setuid(user.pw_uid)"
     code += "\nfrom vecbak.cli import main\nmain()"
+    every_module = (
+        "for item in pkgutil.walk_packages(vecbak.__path__, 'vecbak.'):\n"
+        "    importlib.import_module(item.name) if '__main__' not in item.name else None"
+    )
     # imported while it is still root, whose Python it may be
     python = [
         sys.executable,
         "-c",
-        f"import vecbak.cli, vecbak.config_file, vecbak.operations.opening, vecbak.postgres.container, docker\n{code}",
+        f"import encodings.utf_8_sig, importlib, logging.handlers, pkgutil, docker, vecbak\n{every_module}\n{code}",
     ]
     done = subprocess.run(
         [*python, "backup", "--output-dir", str(home)], cwd=home, env=environment(), capture_output=True, text=True, check=False
